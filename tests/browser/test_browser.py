@@ -274,7 +274,7 @@ def test_a_folder_is_updated_with_a_button(open_page: Callable[..., Page], folde
     page = open_page("/status")
     (folder / "new.txt").write_text("A new list of strings.")
     page.get_by_role("button", name="Update").click()
-    page.get_by_text("1 passages added").wait_for()
+    page.get_by_text("1 passage added").wait_for()
     page.goto("/?q=new+list+of+strings")
     expect_hits(page, lambda found: "new.txt" in found)
 

@@ -433,6 +433,7 @@ def test_the_status_shows_what_failed(
     with running(served) as run:
         found = page(run, "/status")
         assert "1 file could not be read" in found.text
+        assert "1 file, 1 passage, updated" in " ".join(found.text.split())
         assert "bad.txt" in found.text
         assert report.failed[0].reason in found.text
         assert not found.select("button[hx-post]")
