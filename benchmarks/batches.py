@@ -150,8 +150,8 @@ def table(record: dict[str, Any]) -> str:
     models = " and ".join(record["models"].values())
     return (
         "\n".join(lines)
-        + f"\n\n{models}; {run['cpu']}, Quaver on {run['quaver_isa']}, {run['threads']} threads. A vector has the "
-        "length 1; a score is a logit."
+        + f"\n\n{models}; {run['cpu']}, Quaver on {run['quaver_isa']}, {run['threads']} "
+        f"thread{'s' if run['threads'] > 1 else ''}. A vector has the length 1; a score is a logit."
     )
 
 
