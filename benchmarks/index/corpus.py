@@ -34,7 +34,11 @@ def texts_of(turn: int, corpora: Sequence[Path]) -> Iterator[str]:
     for corpus in corpora:
         with corpus.open(encoding="utf-8") as file:
             for line in file:
-                text = json.loads(line)["text"]
+                row = json.loads(line)
+                if not isinstance(row, dict) or not isinstance(text := row.get("text"), str):
+                    raise ValueError(
+                        f'{corpus}: a line must be an object with a str "text": got {line.strip():.80}'
+                    )
                 if turn == 0:
                     yield text
                 elif len(words := text.split()) >= WINDOW:

@@ -46,7 +46,7 @@ import numpy as np
 from corpus import memory, questions, texts_of, write_folder
 from search_speed import K, latencies, recall
 
-from quaver import Embedder, Index
+from quaver import Embedder, Index, QuaverError
 from quaver.evaluate import write_between
 from quaver.index import UpdateProgress
 from quaver.store.nearest import RESCORED_SHARE, differences, nearest, words_of
@@ -308,10 +308,7 @@ def make_texts(given: argparse.Namespace, record: Record) -> dict[str, Any]:
                 rates.append(trial.store.count() / (number + 1))
     missing = given.passages - counts[0] * rates[0]
     number = round(given.passages / rates[0] if missing < 0 else counts[0] + missing / rates[1])
-    try:
-        write_folder(given.place / "texts", given.corpora, number)
-    except ValueError as error:
-        sys.exit(f"scale: {error}")
+    write_folder(given.place / "texts", given.corpora, number)
     return {"texts": counts[0], "files": number, "passages_of_a_text": rates}
 
 
@@ -673,6 +670,9 @@ def main() -> None:
     if given.search_only:
         print(json.dumps(searches(given)))
         return
+    for corpus in given.corpora:
+        if not corpus.is_file():
+            parser.error(f"there is no file {corpus}")
     given.place.mkdir(parents=True, exist_ok=True)
     record = Record(given)
     steps = record.content["steps"]
@@ -684,6 +684,8 @@ def main() -> None:
         except OutOfTimeError:
             print(section(record.content))
             return
+        except (QuaverError, ValueError) as error:
+            sys.exit(f"scale: {error}")
         record.save()
         os.execv(sys.executable, [sys.executable, *sys.argv])
     print(section(record.content))

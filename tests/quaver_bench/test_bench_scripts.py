@@ -455,6 +455,19 @@ def test_indexing_many_passages_continues_after_it_was_killed(
     assert sizes[-1] == stored
     assert after["searches"][-1]["recall_at_10"] > 0.99  # so few are compared exactly
     assert "was met" in done.stdout
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"body": 1}\n')
+    fresh = [
+        *command[:3],
+        str(broken),
+        "--place",
+        str(tmp_path / "p"),
+        "--out",
+        str(tmp_path / "r"),
+    ]
+    other = subprocess.run(fresh, capture_output=True, text=True, cwd=BENCHMARKS.parent)
+    assert other.stderr.splitlines()[-1].startswith("scale: ")
+    assert other.returncode == 1
     other = subprocess.run(
         [*command, "--passages", "9"], capture_output=True, text=True, cwd=BENCHMARKS.parent
     )
