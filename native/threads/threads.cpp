@@ -99,8 +99,7 @@ void Crew::run(int items, Call call, void *context) {
     homes_[static_cast<std::size_t>(h)].left.store(
         std::uint64_t{stage} << 2 * Range::bits | bound(h + 1) << Range::bits | bound(h), std::memory_order_release);
   }
-  stage_.store(stage, std::memory_order_release);
-  stage_.notify_all();
+  announce(stage);
   {
     struct Await {
       Crew &of;
@@ -130,8 +129,12 @@ void Crew::await_items() {
       open_.wait(left, std::memory_order_acquire);
 }
 
-void Crew::finish() {
-  stage_.store(finished, std::memory_order_release);
+void Crew::finish() { announce(finished); }
+
+// Why not a release store: notify_all wakes nobody if it reads that nobody waits, and x86 may read that before others
+// see the store. A member that then begins to wait, with the old stage, would sleep until the next one, or for ever.
+void Crew::announce(std::uint32_t stage) {
+  stage_.store(stage, std::memory_order_seq_cst);
   stage_.notify_all();
 }
 

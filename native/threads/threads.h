@@ -65,6 +65,8 @@ public:
 private:
   using Call = void (*)(void *, int);
 
+  void announce(std::uint32_t stage);
+
   // The stage's number and the items [front, back) that nobody has taken, in one word: a taken item belongs to this
   // stage.
   struct Range {

@@ -349,7 +349,7 @@ def share_machine(threads: int | None, instances: int) -> tuple[int, list[list[i
             f"--instances must be at most the CPUs that this process may use, {most}: "
             f"got {instances}"
         )
-    cpus = share_cpus(instances, settings["affinity"], settings["numa_nodes"])
+    cpus = share_cpus(instances, settings["cores"], settings["numa_nodes"])
     most = most if instances == 1 else min(map(len, cpus))
     cores = cores if instances == 1 else max(1, min(most, cores // instances))
     if threads is not None and threads > most:

@@ -20,22 +20,29 @@ from quaver_bench.kinds import Output
 T = TypeVar("T")
 
 
-def share_cpus(instances: int, cpus: Sequence[int], nodes: dict[str, list[int]]) -> list[list[int]]:
+def share_cpus(
+    instances: int, cores: Sequence[Sequence[int]], nodes: dict[str, list[int]]
+) -> list[list[int]]:
     """Return the CPUs of each instance.
 
     Args:
-        instances: number of instances, at most the number of CPUs.
-        cpus: CPUs that this process may use.
+        instances: number of instances.
+        cores: the CPUs of each core that this process may use, in the order of `quaver.info`.
         nodes: NUMA node to its CPUs among them; each instance gets a node if there are as many nodes as
             instances.
 
     Returns:
-        a list for each instance, all of the same length unless the nodes differ.
+        a list for each instance, of the same number of cores unless the nodes differ. With more
+        instances than cores, the CPUs of a core are divided too.
     """
     if len(nodes) == instances:
         return list(nodes.values())
-    size = len(cpus) // instances
-    return [list(cpus[i * size : (i + 1) * size]) for i in range(instances)]
+    if instances > len(cores):
+        cores = [[cpu] for core in cores for cpu in core]
+    size = len(cores) // instances
+    return [
+        [cpu for core in cores[i * size : (i + 1) * size] for cpu in core] for i in range(instances)
+    ]
 
 
 class _Child:

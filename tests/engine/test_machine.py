@@ -45,7 +45,7 @@ SETTINGS: dict[str, Any] = {
     [
         ({}, None),
         ({"smt_siblings": [[0, 4], [1, 5]]}, "SMT: 8 CPUs share 6 cores"),
-        ({"numa_nodes": {"0": [0, 1], "1": [2, 3]}, "caches": [[0], [1], [2]]}, "--instances 2"),
+        ({"numa_nodes": {"0": [0, 1], "1": [2, 3]}, "caches": [[0, 1], [2, 3]]}, "--membind=N"),
         ({"caches": [[0, 1, 2, 3], [4, 5, 6, 7]]}, "share 2 last caches"),
         ({"cpu_quota": 2.5}, "grants 2.5 CPUs of 8"),
         ({"governor": "powersave"}, "governor powersave"),

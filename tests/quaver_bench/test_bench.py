@@ -1331,9 +1331,12 @@ def test_a_list_of_cores_is_read_as_linux_writes_it() -> None:
 
 # --- Instances ------------------------------------------------------------------------------------
 def test_instances_share_the_cpus() -> None:
-    assert share_cpus(2, [0, 1, 2, 3, 4], {}) == [[0, 1], [2, 3]]
-    assert share_cpus(2, [0, 1, 2, 3], {"0": [0, 2], "1": [1, 3]}) == [[0, 2], [1, 3]]
-    assert share_cpus(1, [3, 5], {"0": [3, 5]}) == [[3, 5]]
+    single = [[0], [1], [2], [3], [4]]
+    assert share_cpus(2, single, {}) == [[0, 1], [2, 3]]
+    assert share_cpus(2, single[:4], {"0": [0, 2], "1": [1, 3]}) == [[0, 2], [1, 3]]
+    assert share_cpus(1, [[3], [5]], {"0": [3, 5]}) == [[3, 5]]
+    assert share_cpus(2, [[0, 2], [1, 3]], {}) == [[0, 2], [1, 3]]
+    assert share_cpus(4, [[0, 2], [1, 3]], {}) == [[0], [2], [1], [3]]
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")

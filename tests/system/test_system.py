@@ -13,9 +13,11 @@ from quaver.engine import available_threads
 from quaver.system import (
     LINUX,
     cpu_caches,
+    cpu_cores,
     is_running,
     numa_nodes,
     parse_cpus,
+    quota,
     smt_siblings,
     sync,
 )
@@ -58,6 +60,19 @@ def test_cpus_share_cores_and_caches(tmp_path: Path) -> None:
     assert smt_siblings([0, 1], folder=cpus) == []
     assert cpu_caches([0, 1, 4], folder=cpus) == [[0, 4], [1]]
     assert cpu_caches([0, 7], folder=cpus) == []  # one of them is not known
+    nodes = tmp_path / "nodes"
+    assert cpu_cores([0, 1, 4, 5], folder=cpus, nodes=nodes) == [[0, 4], [1, 5]]
+    assert cpu_cores([1, 4, 5], folder=cpus, nodes=nodes) == [[1, 5], [4]]
+    assert cpu_cores([0, 7, 3], folder=cpus, nodes=nodes) == [[0], [3], [7]]
+    for node, text in ((0, "1,5"), (1, "0,4")):
+        (nodes / f"node{node}").mkdir(parents=True)
+        (nodes / f"node{node}" / "cpulist").write_text(text)
+    assert cpu_cores([0, 1, 4, 5], folder=cpus, nodes=nodes) == [[1, 5], [0, 4]]
+
+
+def test_names_of_control_groups_are_bytes(tmp_path: Path) -> None:
+    (tmp_path / "cgroup").write_bytes(b"0::/caf\xe9\n")
+    assert quota._read(str(tmp_path / "cgroup")) == "0::/caf\udce9"
 
 
 @linux_only

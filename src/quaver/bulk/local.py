@@ -16,7 +16,7 @@ from quaver.bulk.kinds import Model
 from quaver.bulk.shard import Shard
 from quaver.bulk.worker import TRIES, Failed, Job, Result, Worker
 from quaver.errors import BulkError, QuaverError
-from quaver.system import allowed_cpus, core_count, keep_to, numa_nodes
+from quaver.system import allowed_cpus, core_count, cpu_cores, keep_to, numa_nodes
 
 Partly = Callable[[Shard, float, int], None]
 """Called with a shard, the share of it that is embedded, and its rows so far."""
@@ -166,14 +166,16 @@ def cpu_groups(workers: int | None) -> list[list[int]]:
         workers: number of groups; None makes one for each NUMA node.
 
     Returns:
-        the CPUs of each group, none empty; with more workers than CPUs some share one.
+        the CPUs of each group, none empty. Those of a core are in one group, unless there are more
+        workers than cores; with more workers than CPUs some share one.
     """
     cpus = allowed_cpus()
-    nodes = list(numa_nodes(cpus).values()) or [cpus]
     if workers is None:
-        return nodes
-    ordered = [cpu for node in nodes for cpu in node]  # neighbors work together
-    if workers >= len(ordered):
-        return [[ordered[i % len(ordered)]] for i in range(workers)]
-    bounds = [len(ordered) * i // workers for i in range(workers + 1)]
-    return [ordered[a:b] for a, b in pairwise(bounds)]
+        return list(numa_nodes(cpus).values()) or [cpus]
+    cores = cpu_cores(cpus)
+    if workers > len(cores):  # a CPU each, those of one core next to each other
+        cores = [[cpu] for core in cores for cpu in core]
+    if workers > len(cores):
+        return [cores[i % len(cores)] for i in range(workers)]
+    bounds = [len(cores) * i // workers for i in range(workers + 1)]
+    return [[cpu for core in cores[a:b] for cpu in core] for a, b in pairwise(bounds)]

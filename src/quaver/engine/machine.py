@@ -18,6 +18,7 @@ from quaver.system import (
     allocator,
     allowed_cpus,
     cpu_caches,
+    cpu_cores,
     cpu_quota,
     governor,
     numa_nodes,
@@ -66,7 +67,8 @@ def cpu_settings() -> dict[str, Any]:
     """Return the settings this process runs under, as far as the system tells.
 
     Returns:
-        "affinity" (CPUs this process may use), "cpu_quota" (CPUs' worth of time granted by the
+        "affinity" (CPUs this process may use), "cores" (the same, those of a core together, ordered
+        by node and last cache), "cpu_quota" (CPUs' worth of time granted by the
         control group, or None), "numa_nodes" (node to its CPUs that this process may use),
         "caches" (groups of CPUs in use that share a last cache), "smt_siblings" (groups of CPUs in
         use that share a core), "governor" and "transparent_huge_pages" ("unknown" where not
@@ -75,6 +77,7 @@ def cpu_settings() -> dict[str, Any]:
     allowed = allowed_cpus()
     return {
         "affinity": allowed,
+        "cores": cpu_cores(allowed),
         "cpu_quota": cpu_quota(),
         "numa_nodes": numa_nodes(allowed),
         "caches": cpu_caches(allowed),
@@ -105,14 +108,15 @@ def advice(settings: dict[str, Any]) -> list[str]:
         )
     if len(nodes := settings["numa_nodes"]) > 1:
         lines.append(
-            f"NUMA: the CPUs are in {len(nodes)} nodes; run one process on each "
-            f"(--instances {len(nodes)}), so that its memory is its own node's"
+            f"NUMA: the CPUs are in {len(nodes)} nodes; run one process on each, so that its memory is its "
+            f"own node's: numactl --cpunodebind=N --membind=N quaver ... with N from {', '.join(nodes)}; "
+            "quaver embed --output does so by itself"
         )
-    elif len(caches := settings["caches"]) > 1:
+    if len(caches := settings["caches"]) > max(1, len(nodes)):
         lines.append(
             f"caches: the CPUs share {len(caches)} last caches; threads of two of them hand over work "
-            f"some times as slowly as threads of one. For many texts run one process on each "
-            f"(--instances {len(caches)}) if memory holds the model {len(caches)} times"
+            "several times as slowly as threads of one. For many texts run one process on each, if memory "
+            f"holds the model {len(caches)} times: taskset -c with {' or '.join(map(_ranges, caches))}"
         )
     quota = settings["cpu_quota"]
     if quota is not None and quota < len(allowed):

@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import stat
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -330,6 +331,10 @@ def _check_socket(path: str) -> None:
         InputError: a server answers there, or it is a file of another kind.
         EngineError: it cannot be found out.
     """
+    if not hasattr(socket, "AF_UNIX"):
+        raise InputError(
+            "this system has no Unix sockets: leave out --unix-socket, and give --host and --port"
+        )
     try:
         found = Path(path).stat()
         if not stat.S_ISSOCK(found.st_mode):
@@ -383,7 +388,7 @@ def make_server(settings: Settings, *, log: Log, models: Models | None = None) -
         uds=settings.unix_socket,
         http=protocol,
         ws="none",
-        loop="uvloop",
+        loop="asyncio" if sys.platform == "win32" else "uvloop",
         log_config=None,
         log_level=logging.WARNING,
         access_log=False,

@@ -52,6 +52,28 @@ def core_count(cpus: Sequence[int]) -> int:
     return len(cpus) - sum(len(group) - 1 for group in smt_siblings(cpus))
 
 
+def cpu_cores(
+    cpus: Sequence[int], *, folder: Path = _CPUS, nodes: Path = _NODES
+) -> list[list[int]]:
+    """Return the cores of some CPUs, neighbors next to each other.
+
+    Args:
+        cpus: CPUs to look at.
+        folder: the system's folder of CPUs.
+        nodes: the system's folder of nodes.
+
+    Returns:
+        the CPUs of each core, ordered by memory node, then by last cache, then by number; a core for each CPU where
+        Linux does not say.
+    """
+    siblings = smt_siblings(cpus, folder=folder)
+    shared = {cpu for group in siblings for cpu in group}
+    cores = [*siblings, *([cpu] for cpu in cpus if cpu not in shared)]
+    groups = (list(numa_nodes(cpus, folder=nodes).values()), cpu_caches(cpus, folder=folder))
+    places = [{cpu: place for place, group in enumerate(of) for cpu in group} for of in groups]
+    return sorted(cores, key=lambda core: [*(place.get(core[0], 0) for place in places), core[0]])
+
+
 def cpu_caches(cpus: Sequence[int], *, folder: Path = _CPUS) -> list[list[int]]:
     """Return the groups of CPUs that share a last cache (L3). Arguments and result as `smt_siblings`."""
     groups = _groups(cpus, folder, "cache/index3/shared_cpu_list")

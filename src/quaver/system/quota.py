@@ -39,6 +39,7 @@ def _quotas(group: str) -> Iterator[float]:
 
 def _read(path: str) -> str:
     try:
-        return Path(path).read_text().strip()
+        # Names of control groups are bytes.
+        return Path(path).read_text(encoding="utf-8", errors="surrogateescape").strip()
     except OSError:
         return ""
