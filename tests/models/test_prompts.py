@@ -13,6 +13,9 @@ from quaver.models.prompts import known_prompts, with_prompt
 from tiny_model import write_tiny_model
 
 BGE = "Represent this sentence for searching relevant passages: "
+SEARCH = (
+    "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
+)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +31,20 @@ BGE = "Represent this sentence for searching relevant passages: "
         ("BAAI/bge-reranker-base", None, None),
         ("thenlper/gte-small", None, None),
         ("my-e5-base-v2-tuned", None, None),
+        ("Qwen/Qwen3-Embedding-0.6B", SEARCH, None),
+        ("Qwen/Qwen3-Embedding-8B", SEARCH, None),
+        ("Qwen/Qwen3-Reranker-0.6B", None, None),
+        ("microsoft/harrier-oss-v1-270m", SEARCH, None),
+        ("intfloat/e5-mistral-7b-instruct", f"{SEARCH} ", None),
+        ("Salesforce/SFR-Embedding-Mistral", f"{SEARCH} ", None),
+        ("Linq-AI-Research/Linq-Embed-Mistral", f"{SEARCH} ", None),
+        ("Alibaba-NLP/gte-Qwen2-1.5B-instruct", f"{SEARCH} ", None),
+        ("codefuse-ai/F2LLM-v2-80M", f"{SEARCH} ", None),
+        ("google/embeddinggemma-300m", "task: search result | query: ", "title: none | text: "),
+        ("google/embeddinggemma-2", "task: search result | query: ", "title: none | text: "),
+        ("jinaai/jina-embeddings-v5-text-nano-retrieval", "Query: ", "Document: "),
+        ("jinaai/jina-embeddings-v5-text-nano-clustering", None, None),
+        ("perplexity-ai/pplx-embed-v1-0.6b", None, None),
     ],
 )
 def test_known_prompts(name: str, query: str | None, document: str | None) -> None:
@@ -62,6 +79,18 @@ def test_empty_prompts_are_none(tmp_path: Path) -> None:
 def test_the_folders_own_prompts_win(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / "e5-small-v2", prompts={"query": "ask: "})
     assert Embedder.from_pretrained(folder).prompts == {"query": "ask: "}
+
+
+def test_prompts_under_other_names_do_not_hide_those_of_the_table(tmp_path: Path) -> None:
+    # The folder of e5-mistral has one for each task, and none named query.
+    own = {"query": "", "sts_query": "Instruct: Retrieve semantically similar text.\nQuery: "}
+    folder = write_tiny_model(tmp_path / "e5-mistral-7b-instruct", prompts=own)
+    model = Embedder.from_pretrained(folder)
+    assert model.prompts == {"sts_query": own["sts_query"], "query": f"{SEARCH} "}
+    asked = model.encode(f"{SEARCH} which file")
+    assert np.array_equal(model.encode_query("which file"), asked)
+    assert np.array_equal(model.encode_query(f"{SEARCH} which file"), asked)
+    assert np.array_equal(model.encode_document("which file"), model.encode("which file"))
 
 
 def test_quantizing_keeps_prompts_that_the_name_told(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ from quaver.models.files import (
 )
 from quaver.models.geometry import EncoderSpec
 from quaver.models.hub import ORGANIZATIONS, find_folder
-from quaver.models.prompts import known_prompts
+from quaver.models.prompts import document_prompt, known_prompts, query_prompt
 from quaver.models.token_modules import (
     KIND_NAMES,
     Kind,
@@ -767,13 +767,16 @@ def _pooling(path: Path) -> tuple[str, bool]:
 
 
 def _prompts(settings: SentenceTransformersFile, name: str) -> dict[str, str]:
-    """Return the folder's prompts, or those known for its name if it has none.
+    """Return the folder's prompts, and those known for its name if it has none for queries and documents.
 
-    sentence-transformers writes {"query": "", "document": ""} for a model without prompts.
+    sentence-transformers writes {"query": "", "document": ""} for a model without prompts. e5-mistral's folder
+    has prompts, all under names of their own.
     """
     prompts = settings.prompts or {}
-    known = {} if any(prompts.values()) else known_prompts(name)
-    return known or dict(prompts)
+    known = known_prompts(name)
+    if not known or query_prompt(prompts) or document_prompt(prompts):
+        return dict(prompts)
+    return {**{key: text for key, text in prompts.items() if text}, **known}
 
 
 def _similarity(settings: SentenceTransformersFile, chain: _Chain) -> str:

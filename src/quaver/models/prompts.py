@@ -16,8 +16,24 @@ _NOMIC = {
     "clustering": "clustering: ",
     "classification": "classification: ",
 }
-# Models that document their prompts only on their cards on the hub, by name without the owner.
-# Instruction-tuned E5 models are not listed: they expect the user's own task description.
+_JINA = {"query": "Query: ", "document": "Document: "}
+# What instruction models call the task of a search. Their cards take it as the example, and
+# `prompt=` gives another task.
+_TASK = "Given a web search query, retrieve relevant passages that answer the query"
+_INSTRUCT = {"query": f"Instruct: {_TASK}\nQuery: "}
+_INSTRUCT_CLOSE = {"query": f"Instruct: {_TASK}\nQuery:"}
+_GEMMA = {
+    "query": "task: search result | query: ",
+    "document": "title: none | text: ",
+    "clustering": "task: clustering | query: ",
+    "classification": "task: classification | query: ",
+}
+# Models that document their prompts on their cards on the hub, by name without the owner.
+# multilingual-e5-large-instruct is not listed: it expects the user's own task description.
+#
+# Source of the decoders' prompts: mteb 2.26.24, mteb/models/model_implementations/: qwen3_models.py and
+# harrier_models.py (no space behind "Query:"); e5_instruct.py, salesforce_models.py, linq_models.py,
+# gte_models.py and codefuse_models.py (with a space); google_embeddinggemma.py; jina_models.py.
 _KNOWN: tuple[tuple[str, dict[str, str]], ...] = (
     (r"bge-(small|base|large)-en(-v1\.5)?", {"query": _SEARCH}),
     (r"bge-(small|base|large)-zh(-v1\.5)?", {"query": _SEARCH_ZH}),
@@ -26,6 +42,13 @@ _KNOWN: tuple[tuple[str, dict[str, str]], ...] = (
     (r"nomic-embed-text-v1(\.5)?", _NOMIC),
     (r"snowflake-arctic-embed-(xs|s|m|l|m-long)", {"query": _SEARCH}),
     (r"mxbai-embed-(large|xsmall)-v1", {"query": _SEARCH}),
+    (r"qwen3-embedding-(0\.6b|4b|8b)", _INSTRUCT_CLOSE),
+    (r"harrier-oss-v1-(270m|0\.6b|27b)", _INSTRUCT_CLOSE),
+    (r"e5-mistral-7b-instruct|sfr-embedding-(mistral|2_r)|linq-embed-mistral", _INSTRUCT),
+    (r"gte-qwen2-(1\.5b|7b)-instruct", _INSTRUCT),
+    (r"f2llm(-v2)?-[0-9.]+[mb]", _INSTRUCT),
+    (r"embeddinggemma-(300m(-qat-q[48]_0-unquantized)?|2)", _GEMMA),
+    (r"jina-embeddings-v5-text-(nano|small)-retrieval", _JINA),
 )
 
 
