@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,109 @@ def test_rows_of_a_changed_file_are_replaced(
     assert all(payload["text"].startswith("changed ") for _, payload in found.values())
 
 
+def write_same(path: Path, rows: int = 30) -> Path:
+    """Write a file without ids: two of them become outputs with the same bytes."""
+    parquet.write_table(pa.table({"text": [TEXTS[i % 5] for i in range(rows)]}), path)
+    return path
+
+
+def sources(database: Database) -> dict[str, int]:
+    """Return how many rows are there of each source, by the beginning of its name."""
+    if isinstance(database, Postgres):
+        found = [row[0] for row in database.query("SELECT quaver_file FROM passages")]
+    elif isinstance(database, Qdrant):
+        points, _ = database.client.scroll("passages", limit=10_000)
+        found = [point.payload["quaver_file"] for point in points if point.payload]
+    else:
+        assert isinstance(database, Lance)
+        import lancedb
+
+        found = (
+            lancedb.connect(database.folder)
+            .open_table("passages")
+            .to_arrow()["quaver_file"]
+            .to_pylist()
+        )
+    return dict(Counter(name.partition("-")[0] for name in found))
+
+
+def test_outputs_with_the_same_bytes_are_different_outputs(
+    database: Database, tmp_path: Path, tiny_folder: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    options: dict[str, Any] = {"model": tiny_folder}
+    write_same(tmp_path / "in/a.parquet")
+    embed(tmp_path / "in", tmp_path / "out", **options)
+    load(tmp_path / "out", database.place)
+    write_same(tmp_path / "in/c.parquet")
+    made = embed(tmp_path / "in", tmp_path / "out", **options)
+    assert len({record.sha256 for record in made.records}) == 1
+    report = load(tmp_path / "out", database.place)
+    assert (report.rows, report.added, report.before) == (60, 30, 1)
+    assert sources(database) == {"a": 30, "c": 30}
+    again = load(tmp_path / "out", database.place)
+    assert (again.added, again.before) == (0, 2)
+    assert sources(database) == {"a": 30, "c": 30}
+
+
+def test_parts_of_a_file_with_the_same_bytes(
+    database: Database, tmp_path: Path, tiny_folder: Path
+) -> None:
+    source = tmp_path / "a.txt"
+    source.write_text((TEXTS[0] + "\n") * 40)
+    report = embed(
+        source, tmp_path / "out", model=tiny_folder, shard_bytes=source.stat().st_size // 4
+    )
+    assert len({record.sha256 for record in report.records}) < len(report.records) == 4
+    for _ in range(2):
+        assert load(tmp_path / "out", database.place).rows == 40
+        assert sources(database) == {"a": 40}
+
+
+def test_files_that_swap_their_contents(
+    database: Database, tmp_path: Path, tiny_folder: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    a, b = tmp_path / "in/a.parquet", tmp_path / "in/b.parquet"
+    write_same(a, 20)
+    write_same(b, 50)
+    embed(tmp_path / "in", tmp_path / "out", model=tiny_folder)
+    load(tmp_path / "out", database.place)
+    write_same(a, 50)
+    write_same(b, 20)
+    embed(tmp_path / "in", tmp_path / "out", model=tiny_folder)
+    load(tmp_path / "out", database.place)
+    assert sources(database) == {"a": 50, "b": 20}
+
+
+def test_rows_that_an_earlier_version_loaded_count(
+    database: Database, vectors: Path, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules[load.__module__]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_mark", lambda record: record.sha256[:16])
+        load(vectors, database.place, id="id")
+    report = load(vectors, database.place, id="id")
+    assert (report.before, report.added) == (report.outputs, 0)
+    assert database.rows().keys() == expected.keys()
+
+
+def test_rows_that_an_earlier_version_multiplied_are_replaced(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lancedb")
+    import lancedb
+
+    database = Lance(tmp_path / "db")
+    write_same(tmp_path / "a.parquet")
+    embed(tmp_path / "a.parquet", tmp_path / "out", model=tiny_folder)
+    load(tmp_path / "out", database.place)
+    table = lancedb.connect(database.folder).open_table("passages")
+    table.add(table.to_arrow())
+    assert load(tmp_path / "out", database.place).added == 30
+    assert sources(database) == {"a": 30}
+
+
 def test_other_vectors_and_wrong_ids_are_refused(
     database: Database, vectors: Path, tmp_path: Path
 ) -> None:
@@ -353,7 +457,7 @@ def test_postgres_takes_weights_of_words(server: Any, tmp_path: Path) -> None:
     embed(tmp_path / "a.parquet", tmp_path / "words", model=model, kind="sparse")
     database = Postgres(server.get_uri())
     load(tmp_path / "words", database.place)
-    want = SparseEncoder.from_pretrained(tmp_path).encode_document(TEXTS[:20])
+    want = SparseEncoder.from_pretrained(model).encode_document(TEXTS[:20])
     rows = database.query("SELECT weights::text FROM passages ORDER BY split_part(id, ':', 2)::int")
     for i, (text,) in enumerate(rows):
         words, size = text.strip("{").split("}/")

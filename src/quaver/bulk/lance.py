@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -52,21 +53,25 @@ class LanceSink:
             )
         layout.check(destination, str(json.loads(said)["fingerprint"]))
 
-    def loaded(self) -> dict[str, int]:
+    def loaded(self) -> dict[tuple[str, str], int]:
         """Return the rows of each output that is there."""
-        counts: dict[str, int] = {}
+        counts: Counter[tuple[str, str]] = Counter()
         with self._talking():
-            for batch in self._table.search().select([OUTPUT]).to_batches():
-                for pair in batch.column(OUTPUT).value_counts():
-                    output = pair["values"].as_py()
-                    counts[output] = counts.get(output, 0) + pair["counts"].as_py()
-        return counts
+            for batch in self._table.search().select([FILE, OUTPUT]).to_batches():
+                found = (
+                    pa.Table.from_batches([batch])
+                    .group_by([FILE, OUTPUT])
+                    .aggregate([([], "count_all")])
+                )
+                for row in found.to_pylist():
+                    counts[row[FILE], row[OUTPUT]] += row["count_all"]
+        return dict(counts)
 
-    def drop_old(self, file: str, outputs: list[str]) -> None:
-        """Delete the rows of a file that are of none of these outputs."""
-        current = ", ".join(f"'{output}'" for output in outputs)
+    def drop(self, file: str, outputs: list[str]) -> None:
+        """Delete the rows of a file that are of one of these outputs."""
+        listed = ", ".join(f"'{output}'" for output in outputs)
         with self._talking():
-            self._table.delete(f"{FILE} = '{file}' AND {OUTPUT} NOT IN ({current})")
+            self._table.delete(f"{FILE} = '{file}' AND {OUTPUT} IN ({listed})")
 
     def add(self, batches: Iterator[Any]) -> None:
         """Add the rows of one output in one commit: all of them are there, or none."""

@@ -1,16 +1,16 @@
 """Load the vectors of a target into a database; a killed load continues, with every row once.
 
-A row of the database says which file it is from (quaver_file) and which output (quaver_output, the
-first digits of its SHA-256). So the database itself knows what is loaded, and what is of an output that
-has been made again since.
+A row of the database says which file it is from (quaver_file) and which output of it (quaver_output,
+the part and the first digits of the SHA-256). So the database itself knows what is loaded, and what is
+of an output that has been made again since. Earlier versions left out the part.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
@@ -80,11 +80,11 @@ class Layout:
 class Sink(Protocol):
     """A database that rows are loaded into."""
 
-    def loaded(self) -> dict[str, int]:
-        """Return the rows of each output that is there, by the value of OUTPUT."""
+    def loaded(self) -> dict[tuple[str, str], int]:
+        """Return the rows of each output that is there, by the values of FILE and OUTPUT."""
 
-    def drop_old(self, file: str, outputs: list[str]) -> None:
-        """Delete the rows of a file that are of none of these outputs."""
+    def drop(self, file: str, outputs: list[str]) -> None:
+        """Delete the rows of a file that are of one of these outputs."""
 
     def add(self, batches: Iterator[Any]) -> None:
         """Add the rows of one output; after a crash in between, adding them again is right."""
@@ -171,20 +171,20 @@ def load(
     layout = Layout(settings, *_schema(target.place, settings, records, id))
     report = on_progress or (lambda done, total: None)
     total = sum(record.rows - record.failed for record in records)
-    current: dict[str, list[str]] = defaultdict(list)
-    for record in records:
-        current[file_of(record)].append(record.sha256[:_DIGITS])
     sink: Sink = sink_type(destination, layout, index=index)
     try:
         there = sink.loaded()
-        known = {output for outputs in current.values() for output in outputs}
-        if set(there) - known:
-            for file, outputs in current.items():
-                sink.drop_old(file, outputs)
+        keys = _keys(records, there)
+        wrong: dict[str, list[str]] = defaultdict(list)
+        files = {file for file, _ in keys}
+        for (file, output), count in there.items():
+            if file in files and count != keys.get((file, output), 0):
+                wrong[file].append(output)
+        for file, outputs in wrong.items():
+            sink.drop(file, outputs)
         done = added = before = 0
-        for record in records:
-            rows = record.rows - record.failed
-            if there.get(record.sha256[:_DIGITS], 0) == rows:
+        for record, (key, rows) in zip(records, keys.items(), strict=True):
+            if there.get(key, 0) == rows:
                 before += 1
             else:
                 sink.add(_rows(target.place, record, layout))
@@ -193,7 +193,7 @@ def load(
             report(done, total)
         sink.finish()
         now = sink.loaded()
-        found = sum(now.get(output, 0) for outputs in current.values() for output in outputs)
+        found = sum(now.get(key, 0) for key in keys)
     finally:
         sink.close()
     if found != total:
@@ -245,6 +245,28 @@ def finished_target(
 def file_of(record: Record) -> str:
     """Return the name that all outputs of a file begin with."""
     return re.sub(r"-\d{5,}\.[a-z]+$", "", record.output)
+
+
+def _keys(
+    records: list[Record], there: Mapping[tuple[str, str], int]
+) -> dict[tuple[str, str], int]:
+    """Return the values of FILE and OUTPUT of each record's rows, and how many rows it has.
+
+    Rows of an earlier version, without the part, count if they are all there and of no other record.
+    """
+    several = Counter((file_of(record), record.sha256) for record in records)
+    keys = {}
+    for record in records:
+        file, rows = file_of(record), record.rows - record.failed
+        earlier = file, record.sha256[:_DIGITS]
+        whole = several[file, record.sha256] == 1 and rows and there.get(earlier) == rows
+        keys[earlier if whole else (file, _mark(record))] = rows
+    return keys
+
+
+def _mark(record: Record) -> str:
+    """Return the value of OUTPUT: a file may have parts with the same bytes."""
+    return f"{record.part:05d}-{record.sha256[:_DIGITS]}"
 
 
 def read_output(place: Place, record: Record) -> Iterator[Any]:
@@ -348,7 +370,7 @@ def _rows(place: Place, record: Record, layout: Layout) -> Iterator[Any]:
                 f"every row needs an id: column {layout.id!r} has nulls in {record.output}"
             )
         made[FILE] = pa.array([file_of(record)] * batch.num_rows)
-        made[OUTPUT] = pa.array([record.sha256[:_DIGITS]] * batch.num_rows)
+        made[OUTPUT] = pa.array([_mark(record)] * batch.num_rows)
         try:
             whole = pa.RecordBatch.from_arrays(
                 [made[name].cast(layout.schema.field(name).type) for name in layout.schema.names],

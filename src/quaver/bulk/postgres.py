@@ -125,21 +125,21 @@ class PostgresSink:
             )
         layout.check(self._where, said)
 
-    def loaded(self) -> dict[str, int]:
+    def loaded(self) -> dict[tuple[str, str], int]:
         """Return the rows of each output that is there."""
         with self._talking():
             rows = self._connection.execute(
-                sql.SQL("SELECT {0}, count(*) FROM {1} GROUP BY {0}").format(
-                    sql.Identifier(OUTPUT), self._table
+                sql.SQL("SELECT {0}, {1}, count(*) FROM {2} GROUP BY {0}, {1}").format(
+                    sql.Identifier(FILE), sql.Identifier(OUTPUT), self._table
                 )
             ).fetchall()
-        return dict(rows)
+        return {(file, output): count for file, output, count in rows}
 
-    def drop_old(self, file: str, outputs: list[str]) -> None:
-        """Delete the rows of a file that are of none of these outputs."""
+    def drop(self, file: str, outputs: list[str]) -> None:
+        """Delete the rows of a file that are of one of these outputs."""
         with self._talking(), self._connection.transaction():
             self._connection.execute(
-                sql.SQL("DELETE FROM {} WHERE {} = %s AND {} <> ALL(%s)").format(
+                sql.SQL("DELETE FROM {} WHERE {} = %s AND {} = ANY(%s)").format(
                     self._table, sql.Identifier(FILE), sql.Identifier(OUTPUT)
                 ),
                 [file, outputs],

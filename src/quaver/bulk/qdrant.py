@@ -28,6 +28,8 @@ SPARSE = "sparse"
 _THRESHOLD = 20_000
 """Qdrant's default: kilobytes of vectors in a segment after which it gets an index."""
 _BATCH = 128
+_MOST = 1_000_000
+"""Values of a key in an answer."""
 _NO_ENTRY = (401, 403)
 
 
@@ -105,18 +107,23 @@ class QdrantSink:
         self._threshold = before or _THRESHOLD  # 0 is left by a load that was killed
         self._set_threshold(0)
 
-    def loaded(self) -> dict[str, int]:
+    def loaded(self) -> dict[tuple[str, str], int]:
         """Return the rows of each output that is there."""
+        found = {}
         with self._talking():
-            answer = self._client.facet(self._name, OUTPUT, limit=1_000_000, exact=True)
-        return {str(hit.value): hit.count for hit in answer.hits}
+            for file in self._client.facet(self._name, FILE, limit=_MOST, exact=True).hits:
+                name = str(file.value)
+                of_file = models.Filter(must=[_is(FILE, name)])
+                answer = self._client.facet(
+                    self._name, OUTPUT, facet_filter=of_file, limit=_MOST, exact=True
+                )
+                found.update({(name, str(hit.value)): hit.count for hit in answer.hits})
+        return found
 
-    def drop_old(self, file: str, outputs: list[str]) -> None:
-        """Delete the rows of a file that are of none of these outputs."""
-        old = models.Filter(
-            must=[models.FieldCondition(key=FILE, match=models.MatchValue(value=file))],
-            must_not=[models.FieldCondition(key=OUTPUT, match=models.MatchAny(any=outputs))],
-        )
+    def drop(self, file: str, outputs: list[str]) -> None:
+        """Delete the rows of a file that are of one of these outputs."""
+        listed = models.FieldCondition(key=OUTPUT, match=models.MatchAny(any=outputs))
+        old = models.Filter(must=[_is(FILE, file), listed])
         with self._talking():
             self._client.delete(self._name, models.FilterSelector(filter=old), wait=True)
 
@@ -179,6 +186,10 @@ class QdrantSink:
             raise refused(self._where, error, hint) from error
         except (ResponseHandlingException, ConnectionError) as error:
             raise refused(self._where, error) from error
+
+
+def _is(key: str, value: str) -> Any:
+    return models.FieldCondition(key=key, match=models.MatchValue(value=value))
 
 
 def point_id(identity: str | int) -> int | str:
