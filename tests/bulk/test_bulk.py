@@ -135,6 +135,18 @@ def test_a_row_group_is_not_in_memory(tmp_path: Path) -> None:
     assert most < 12_000_000
 
 
+def test_kept_columns_count_toward_a_row_group(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quaver.bulk.output.GROUP_BYTES", 1_000_000)
+    table = pa.table({"text": ["the file"] * 3_000, "body": ["x" * 2_000] * 3_000})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    report = embed(tmp_path / "a.parquet", tmp_path / "out", model=tiny_folder, keep=["body"])
+    file = parquet.ParquetFile(tmp_path / "out" / report.records[0].output)
+    assert file.metadata.num_row_groups == 3  # after each block: 600 kB of vectors would be one
+    assert file.read().num_rows == 3_000
+
+
 @pytest.mark.parametrize("output", ["float16", "int8", "binary"])
 @pytest.mark.parametrize("format", ["parquet", "npy"])
 def test_vectors_are_stored_in_fewer_bits(

@@ -25,7 +25,8 @@ Format = Literal["parquet", "npy"]
 """What an output file is."""
 
 GROUP_BYTES = 16 << 20
-"""Bytes of results in a row group, which is in memory two or three times while it is written."""
+"""Bytes of results and kept columns in a row group, which is in memory two or three times while it is
+written."""
 
 
 class _Hashed(io.RawIOBase):
@@ -131,7 +132,7 @@ class Output:
             if self._writer is None:
                 self._open(schema)
             self._waiting.append(batch)
-            self._bytes += sum(column.nbytes for column in columns)
+            self._bytes += batch.nbytes
             if self._bytes >= GROUP_BYTES:
                 self._write_group()
 
