@@ -191,6 +191,8 @@ class Embedder:
         space: tuple[Any, ...] = (spec.pooling, spec.normalize, truncate_dim, self.document_prompt)
         if not folder.pools_prompt:
             space += ("without the prompt",)
+        if model.tokenizer.appended is not None:
+            space += ("with an end token behind each text",)
         self.fingerprint = hashlib.sha256(repr((folder.fingerprint, *space)).encode()).hexdigest()
 
     @classmethod

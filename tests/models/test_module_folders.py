@@ -19,6 +19,7 @@ from quaver import (
     InputError,
     ModelFolderError,
     Ranker,
+    TokenizerError,
     UnsupportedArchitectureError,
     quantize,
 )
@@ -190,6 +191,76 @@ def test_a_truncated_text_keeps_the_token_behind_it(tmp_path: Path) -> None:
     model = Embedder.from_pretrained(folder, max_seq_length=8)
     ids = model.tokenizer.encode([TEXTS[3]]).ids
     assert ids.tolist() == [*expected["ids"][3][:7], expected["ids"][3][-1]]
+
+
+def without_end(folder: Path, **settings: object) -> Path:
+    """Make e5-mistral's folder as its authors publish it: tokenizer.json puts only <s> around a text."""
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    template = tokenizer["post_processor"]
+    assert template["single"].pop() == {"SpecialToken": {"id": "</s>", "type_id": 0}}
+    del template["special_tokens"]["</s>"]
+    write_json(path, tokenizer)
+    edit_json(folder / "tokenizer_config.json", **settings)
+    return folder
+
+
+def test_the_end_token_that_only_tokenizer_config_names(tmp_path: Path) -> None:
+    folder, expected = unpacked_with_outputs("e5-mistral", tmp_path)
+    whole = Embedder.from_pretrained(folder, precision="float32")
+    without_end(folder, add_eos_token=True, eos_token="</s>")
+    model = Embedder.from_pretrained(folder, precision="float32")
+    tokens = model.tokenizer.encode(TEXTS)
+    assert [tokens.select(i, i + 1).ids.tolist() for i in range(len(TEXTS))] == expected["ids"]
+    np.testing.assert_allclose(model.encode(TEXTS), expected["vectors"], atol=TOLERANCE)
+    np.testing.assert_array_equal(model.encode(TEXTS), whole.encode(TEXTS))
+    longest = max(range(len(TEXTS)), key=lambda i: len(expected["ids"][i]))
+    short = Embedder.from_pretrained(folder, max_seq_length=4).tokenizer.encode([TEXTS[longest]])
+    assert short.truncated == 1
+    assert short.ids.tolist() == [*expected["ids"][longest][:3], expected["ids"][longest][-1]]
+    quantize(folder, tmp_path / "int8")
+    kept = Embedder.from_pretrained(tmp_path / "int8").tokenizer.encode(TEXTS)
+    np.testing.assert_array_equal(kept.ids, tokens.ids)
+    # A model without this token has other vectors.
+    edit_json(folder / "tokenizer_config.json", add_eos_token=False)
+    plain = Embedder.from_pretrained(folder, precision="float32")
+    assert plain.tokenizer.encode([TEXTS[0]]).ids.tolist() == expected["ids"][0][:-1]
+    assert plain.fingerprint != model.fingerprint
+    assert np.abs(plain.encode(TEXTS) - expected["vectors"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("processor", [None, "ByteLevel", "Sequence"])
+def test_the_end_token_behind_any_post_processor(processor: str | None, tmp_path: Path) -> None:
+    folder = without_end(unpacked("e5-mistral", tmp_path), add_eos_token=True, eos_token="</s>")
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    start = [] if processor != "Sequence" else ["<s>"]
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    template = tokenizer["post_processor"]
+    steps = {"type": "Sequence", "processors": [level, template]}
+    tokenizer["post_processor"] = {None: None, "ByteLevel": level, "Sequence": steps}[processor]
+    write_json(path, tokenizer)
+    words = Embedder.from_pretrained(folder).tokenizer
+    pieces = [piece.token for piece in words.pieces("text")]
+    plain = [piece.token for piece in words.pieces("text", special_tokens=False)]
+    assert pieces == [*start, *plain, "</s>"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"eos_token": "</s>"}, ModelFolderError, "no add_eos_token; set it to true"),
+        ({"add_eos_token": True, "eos_token": None}, TokenizerError, "eos_token .* got None"),
+        ({"add_eos_token": True, "eos_token": "<end>"}, TokenizerError, "got '<end>'"),
+        ({"add_eos_token": "yes"}, ModelFolderError, "add_eos_token must be true or false"),
+    ],
+)
+def test_an_end_token_that_the_folder_does_not_name(
+    settings: dict[str, object], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    folder = without_end(unpacked("e5-mistral", tmp_path), **settings)
+    with pytest.raises(error, match=message):
+        Embedder.from_pretrained(folder)
 
 
 def test_a_reranker_of_words_that_its_folder_does_not_name(tmp_path: Path) -> None:

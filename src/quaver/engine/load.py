@@ -464,7 +464,7 @@ def _parts(
         check_range("max_seq_length", max_seq_length, spec.max_length)
     length = spec.length_within(folder.max_seq_length)
     try:
-        tokenizer = folder.tokenizer(max_seq_length or length)
+        tokenizer = folder.tokenizer(max_seq_length or length, pooling=spec.pooling)
     except InputError as error:
         if max_seq_length is not None:
             raise

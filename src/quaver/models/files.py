@@ -356,6 +356,7 @@ class TokenizerConfigFile(Struct, frozen=True):
     tokenize_chinese_chars: bool | None = None
     chat_template: str | list[Any] | None = None
     add_prefix_space: bool | None = None
+    add_eos_token: bool | None = None
     keep_accents: bool | None = None
     extra_ids: Annotated[int, Meta(ge=0, le=65536)] | None = None
     split_by_punct: bool | None = None

@@ -374,19 +374,24 @@ class ModelFolder:
             normalize=self.normalize if normalize is None else normalize,
         )
 
-    def tokenizer(self, max_length: int) -> Tokenizer:
+    def tokenizer(self, max_length: int, *, pooling: str | None = None) -> Tokenizer:
         """Read the tokenizer, with its settings from tokenizer_config.json.
 
         Args:
             max_length: maximum number of tokens in a text or pair, special tokens included.
+            pooling: how the caller pools the tokens of an embedding model; None follows the folder. The
+                last token must be the one that the folder puts behind a text.
 
         Raises:
             TokenizerError: tokenizer.json is missing or broken, or its tokenizer fails.
+            ModelFolderError: the last token is pooled, and the folder does not say which one that is.
             InputError: max_length leaves no room for a token besides the special tokens.
         """
+        pooling = pooling or self.pooling or ""
         return Tokenizer.from_folder(
             self.transformer,
             max_length=max_length,
+            last_token=self.kind == "embedder" and "lasttoken" in pooling.split("+"),
             lowercase=self.lowercase,
             settings=self.tokens,
             model=self.file,

@@ -21,6 +21,7 @@ from quaver.models.leading_text import leading_text, trailing_text
 from quaver.models.prompts import with_prompt
 from quaver.models.tokenizer_files import tokenizer_from_vocabulary
 from quaver.models.tokenizer_settings import (
+    append_end,
     checked_tokenizer,
     follow,
     lower_first,
@@ -182,6 +183,8 @@ class Tokenizer:
         max_length: maximum number of tokens in a text or pair, special tokens included.
         max_characters: maximum number of characters of a text that the tokenizer must read at once; a text
             whose start or end is enough may be longer. None for any number.
+        appended: the token that tokenizer_config.json puts behind every text and tokenizer.json does not,
+            or None.
     """
 
     def __init__(
@@ -230,6 +233,7 @@ class Tokenizer:
             self._backend = backend
             self.max_length = max_length
             self.max_characters: int | None = None
+            self.appended: str | None = None
             self._plain = plain
             self._template = template
             self._prompts: tuple[str, ...] | None = None
@@ -286,6 +290,7 @@ class Tokenizer:
         drop_unknown: bool = False,
         template: ChatTemplate | None = None,
         unpooled: Collection[str] | None = None,
+        last_token: bool = False,
     ) -> Tokenizer:
         """Read tokenizer.json of a model folder, or build the tokenizer from its vocabulary.
 
@@ -302,13 +307,16 @@ class Tokenizer:
             drop_unknown: leave out unknown words, see `__init__`.
             template: see `__init__`.
             unpooled: see `__init__`.
+            last_token: the model pools the last token: put the one that tokenizer_config.json names behind
+                every text if tokenizer.json puts none there.
 
         Returns:
             the tokenizer.
 
         Raises:
             TokenizerError: tokenizer.json is missing or broken, or its tokenizer fails.
-            ModelFolderError: tokenizer.json is not a regular file, too large, or a git-lfs pointer.
+            ModelFolderError: tokenizer.json is not a regular file, too large, or a git-lfs pointer. Or the
+                last token is pooled, and the folder does not say which one that is.
             InputError: max_length leaves no room for a token besides the special tokens.
         """
         from tokenizers import Tokenizer as Backend
@@ -331,7 +339,10 @@ class Tokenizer:
                 f"{folder} has neither; load the model with transformers and save its fast tokenizer "
                 "with save_pretrained()"
             )
-        return cls(
+        end = None
+        if last_token and settings is not None and model is not None:
+            end = append_end(backend, settings, model, folder)
+        made = cls(
             backend,
             max_length=max_length,
             lowercase=lowercase,
@@ -341,6 +352,8 @@ class Tokenizer:
             template=template,
             unpooled=unpooled,
         )
+        made.appended = end
+        return made
 
     @property
     def nbytes(self) -> int:

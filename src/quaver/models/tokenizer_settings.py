@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from quaver.errors import TokenizerError
+from quaver.errors import ModelFolderError, TokenizerError
 from quaver.models.files import AddedTokenEntry, ConfigFile, TokenizerConfigFile
 
 if TYPE_CHECKING:
@@ -334,6 +334,79 @@ def follow(backend: Backend, settings: TokenizerConfigFile, model: ConfigFile) -
     if kind in ("T5Tokenizer", "AlbertTokenizer") and isinstance(backend.model, models.Unigram):
         _rebuild_unigram(backend, kind, settings)
     _add_tokens(backend, settings, model.vocab_size or 0)
+
+
+def append_end(
+    backend: Backend, settings: TokenizerConfigFile, model: ConfigFile, folder: Path
+) -> str | None:
+    """Put the end token behind every text of a model that pools the last token, if its folder says so.
+
+    e5-mistral's tokenizer.json puts only <s> before a text, its tokenizer_config.json has add_eos_token, and it was
+    trained with transformers 4, which followed the second. transformers 5 follows the first, so
+    its vectors are those of the last word.
+
+    Args:
+        backend: the tokenizer, modified in place.
+        settings: tokenizer_config.json.
+        model: config.json.
+        folder: the model's folder, for messages.
+
+    Returns:
+        the token, or None if tokenizer.json puts one behind a text or the folder wants none.
+
+    Raises:
+        TokenizerError: the end token has no name or is not in the vocabulary.
+        ModelFolderError: a Mistral's folder does not say.
+
+    Source:
+        mteb 2.26.24, mteb/models/model_implementations/e5_instruct.py.
+    """
+    from tokenizers import processors
+
+    state = part_state(backend.post_processor)
+    steps = list(part_steps(state, "processors"))
+    if any(_ends_texts(step) for step in steps):
+        return None
+    if settings.add_eos_token is None and model.model_type == "mistral":
+        raise ModelFolderError(
+            "a Mistral that pools the last token was trained with an end token behind every text, which its "
+            f"folder must name: tokenizer.json of {folder} puts none there, and tokenizer_config.json has no "
+            "add_eos_token; set it to true in a copy of the folder, or to false if this model was trained "
+            "without"
+        )
+    if not settings.add_eos_token:
+        return None
+    entry = settings.eos_token
+    end = entry if entry is None or isinstance(entry, str) else entry.content
+    number = None if end is None else backend.token_to_id(end)
+    if end is None or number is None:
+        raise TokenizerError(
+            f"tokenizer_config.json of {folder} has add_eos_token, so its eos_token must be a token of "
+            f"the vocabulary: got {end!r}; download the model again"
+        )
+    template = next((step for step in steps if step.get("type") == "TemplateProcessing"), None)
+    if template is None:
+        made = processors.TemplateProcessing(
+            single=["$A", end], pair=["$A", "$B:1", f"{end}:1"], special_tokens=[(end, number)]
+        )
+        own = backend.post_processor
+        backend.post_processor = made if own is None else processors.Sequence([own, made])
+        return end
+    for name, type_id in (("single", 0), ("pair", 1)):
+        if template[name]:
+            template[name].append({"SpecialToken": {"id": end, "type_id": type_id}})
+    template["special_tokens"][end] = {"id": end, "ids": [number], "tokens": [end]}
+    changed = processors.Sequence([])
+    changed.__setstate__(json.dumps(state).encode())
+    backend.post_processor = changed
+    return end
+
+
+def _ends_texts(step: dict[str, Any]) -> bool:
+    """Whether a step of a post-processor puts a token behind a text."""
+    if step.get("type") in ("BertProcessing", "RobertaProcessing"):
+        return True
+    return "SpecialToken" in (step.get("single") or [{}])[-1]
 
 
 def _rebuild_unigram(backend: Backend, kind: str, settings: TokenizerConfigFile) -> None:

@@ -334,7 +334,8 @@ def _converted(
 
 
 def _tokens(folder: ModelFolder, spec: EncoderSpec, texts: CalibrationTexts) -> TokenBatch:
-    tokenizer = folder.tokenizer(spec.length_within(folder.max_seq_length))
+    length = spec.length_within(folder.max_seq_length)
+    tokenizer = folder.tokenizer(length, pooling=spec.pooling)
     tokenizer.require_vocabulary(spec.vocab_size)
     if not folder.is_cross_encoder:
         return tokenizer.encode(texts.texts)
