@@ -481,6 +481,41 @@ def test_a_corrupt_file_fails_alone(tmp_path: Path, tiny_folder: Path) -> None:
     assert (repaired.before, repaired.failed, repaired.total_rows) == (1, (), 200)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_file_with_a_column_twice_fails_alone(
+    workers: int, tmp_path: Path, tiny_folder: Path
+) -> None:
+    twice = pa.table([["a"], ["b"], ["c"]], names=["id", "text", "text"])
+    parquet.write_table(twice, tmp_path / "a.parquet")
+    feather.write_feather(twice, tmp_path / "b.feather", compression="uncompressed")
+    (tmp_path / "c.csv").write_text("id,text,text\n1,a,b\n")
+    write_corpus(tmp_path / "d.parquet", TEXTS[:10])
+    report = embed(tmp_path, tmp_path / "out", model=tiny_folder, keep=["id"], workers=workers)
+    assert [record.rows for record in report.records] == [10]
+    assert [Path(name).name for name, _ in report.failed] == ["a.parquet", "b.feather", "c.csv"]
+    assert all("'text' 2 times; rename" in reason for _, reason in report.failed)
+
+
+def test_what_no_one_expects_fails_the_shard(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_corpus(tmp_path / "a.txt", TEXTS[:10])
+    write_corpus(tmp_path / "b.txt", TEXTS[:20])
+    read = Reader._text
+
+    def odd(self: Reader, shard: Any, place: Any) -> Any:
+        if place.path.endswith("a.txt"):
+            raise KeyError("odd")
+        return read(self, shard, place)
+
+    monkeypatch.setattr(Reader, "_text", odd)
+    report = embed(tmp_path, tmp_path / "out", model=tiny_folder)
+    assert [record.rows for record in report.records] == [20]
+    ((name, reason),) = report.failed
+    assert name.endswith("a.txt")
+    assert "unexpected KeyError: 'odd'" in reason
+
+
 def test_a_target_that_cannot_be_written(tmp_path: Path, tiny_folder: Path) -> None:
     source = write_corpus(tmp_path / "a.txt", TEXTS[:10])
     (tmp_path / "file").write_text("x")

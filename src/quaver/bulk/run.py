@@ -346,8 +346,10 @@ def find_shards(
         blocks = read(shard)
         try:
             block = next(blocks, None)
-        except BulkError:
-            continue  # the run reports it, and embeds the others
+        except InputError:
+            raise
+        except Exception:  # noqa: BLE001
+            continue  # the run reports it, whatever it is, and embeds the others
         finally:
             blocks.close()
         if block is None or not block.texts:

@@ -218,7 +218,7 @@ class Reader:
             blocks; together they have every row once. A shard without rows is one empty block.
 
         Raises:
-            BulkError: the file cannot be read.
+            BulkError: the file cannot be read, or has a column twice.
             InputError: it lacks a column, or the column is not text.
         """
         place = shard.place
@@ -525,7 +525,7 @@ def _is_file(stream: Any) -> bool:
 
 
 def check_columns(have: Sequence[str], needed: Iterable[str], place: Place) -> None:
-    """Refuse a file that lacks a column.
+    """Refuse a file that lacks a column, or has two of the same name.
 
     Args:
         have: the file's columns.
@@ -534,8 +534,14 @@ def check_columns(have: Sequence[str], needed: Iterable[str], place: Place) -> N
 
     Raises:
         InputError: one is missing.
+        BulkError: one is there twice.
     """
     for name in needed:
+        if list(have).count(name) > 1:
+            raise BulkError(
+                f"the columns of a file need different names: {place.name} has {name!r} "
+                f"{list(have).count(name)} times; rename the others"
+            )
         if name not in have:
             raise InputError(
                 f"there is no column {name!r} in {place.name}: it has {', '.join(have) or 'none'}"

@@ -17,7 +17,14 @@ from quaver.bulk.output import Output
 from quaver.bulk.place import list_file
 from quaver.bulk.shard import Block, Reader, Shard
 from quaver.bulk.target import Record, Settings, Target, to_json
-from quaver.errors import BulkError, BulkWriteError, EngineError, InputError, ModelFolderError
+from quaver.errors import (
+    BulkError,
+    BulkWriteError,
+    EngineError,
+    InputError,
+    ModelFolderError,
+    QuaverError,
+)
 from quaver.models import TokenBatch
 
 TRIES = 3
@@ -115,10 +122,11 @@ class Worker:
             tick: called after each block.
 
         Returns:
-            its record, or why its source cannot be read.
+            its record, or why it has none.
 
         Raises:
             BulkWriteError: the target cannot be written, so other shards would fail too.
+            QuaverError: the model cannot be used.
         """
         for attempt in range(TRIES):
             if attempt:
@@ -134,6 +142,12 @@ class Worker:
                 failed = Failed(shard, str(error))
                 if not isinstance(error.__cause__, OSError):  # trying again reads the same
                     break
+            except QuaverError:
+                raise
+            except Exception as error:  # noqa: BLE001; a library may raise anything for a file
+                return Failed(
+                    shard, f"unexpected {type(error).__name__}: {error}; please report it"
+                )
         return failed
 
     def _embed(self, shard: Shard, tick: Tick) -> Record:
