@@ -28,7 +28,7 @@ help:
 	@echo "make test-emulated  the C++ tests on every instruction set, and the golden vectors on emulated AMX, AVX512-VNNI, AVX-VNNI and AVX-512 kernels"
 	@echo "make test-amx       the real instructions of the AMX and bfloat16 kernels in Bochs 3.0 (downloads Debian 13's package where it is missing)"
 	@echo "make test-arm       the C++ tests of the Arm kernels under qemu (installs Debian's cross compiler)"
-	@echo "make test-arm-python  a wheel for aarch64, and the engine's Python tests with it, under qemu"
+	@echo "make test-arm-python  a wheel for aarch64, and with it int8's golden vectors and every model family, under qemu"
 	@echo "make test-kill      kill an index a hundred times while it is updated and deleted from; two minutes"
 	@echo "make test-serve     the server with the clients of OpenAI, Cohere, Ollama, Hugging Face, LangChain and LiteLLM"
 	@echo "make server-size    install what deploy/Dockerfile puts into a container, print its size, and try it"
@@ -203,7 +203,7 @@ test-arm: $(VENV)/test-tools
 	$(BIN)/cmake --build build/arm
 	$(CTEST) build/arm -E encoder-scalar
 
-# A wheel for aarch64 from the cross compiler, and the engine's Python tests with it under qemu, in Debian's Python for arm64.
+# A wheel for aarch64 from the cross compiler, and with it golden vectors and every model family, under qemu in Debian's Python for arm64.
 test-arm-python: $(VENV)/test-tools $(MODEL)/config.json
 	$(ARM_TOOLS)
 	PATH="$(abspath $(BIN)):$$PATH" tools/try_arm_wheel.sh $(MODEL) build/arm-python
