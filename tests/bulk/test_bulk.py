@@ -251,6 +251,64 @@ def test_csv_rows_that_do_not_fit_keep_their_place(tmp_path: Path, tiny_folder: 
     assert np.array_equal(np.array([found[0], found[3]], np.float32), want)
 
 
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ('id,text\n1,"the file"\n2,"list\n3,dict\n4,set\n', 3),
+        ('id,text\n1,the file\n2,list\n3,"dict', 4),
+        ('id,"text\n1,the file\n', 1),
+        ('id,text\n1,"', 2),
+    ],
+)
+def test_a_quote_that_is_not_closed(
+    content: str, line: int, tmp_path: Path, tiny_folder: Path
+) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    (tmp_path / "b.csv").write_text('id,text\n1,"the file"')
+    report = embed(tmp_path, tmp_path / "out", model=tiny_folder)
+    assert [record.rows for record in report.records] == [1]
+    ((name, reason),) = report.failed
+    assert name.endswith("a.csv")
+    assert f"a quote must be closed: one that opens in line {line} of" in reason
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.txt", "a.tsv"])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_byte_order_mark_is_not_text(
+    name: str, parts: int, tmp_path: Path, tiny_folder: Path, expected: NDArray[np.float32]
+) -> None:
+    source = write_corpus(tmp_path / name.replace("tsv", "csv"), TEXTS[:20])
+    content = source.read_bytes()
+    if name == "a.tsv":
+        content = content.replace(b",", b"\t")
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content)
+    shard_bytes = len(content) // parts
+    report = embed(tmp_path / name, tmp_path / "out", model=tiny_folder, shard_bytes=shard_bytes)
+    assert (report.total_rows, report.failed_rows) == (20, 0)
+    assert np.array_equal(read_vectors(report), expected[:20])
+
+
+def test_a_file_that_is_only_a_byte_order_mark(tmp_path: Path, tiny_folder: Path) -> None:
+    for name in ("a.txt", "b.jsonl", "c.csv"):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf")
+    assert embed(tmp_path, tmp_path / "out", model=tiny_folder).total_rows == 0
+
+
+def test_numbers_that_json_does_not_have(tmp_path: Path, tiny_folder: Path) -> None:
+    lines = [
+        '{"text": "the file", "score": NaN}',
+        '{"text": "list", "score": -Infinity}',
+        '{"text": NaN, "score": 1}',
+        '{"text": "NaN", ',
+        '{"text": "\\ud800", "score": NaN}',
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    report = embed(tmp_path / "a.jsonl", tmp_path / "out", model=tiny_folder, keep=["score"])
+    table = parquet.read_table(tmp_path / "out" / report.records[0].output)
+    assert table["vector"].is_valid().to_pylist() == [True, True, False, False, False]
+    assert table["score"].to_pylist() == [None, None, "1", None, None]
+
+
 def test_nulls_and_bytes_that_are_not_utf8_in_columns(tmp_path: Path, tiny_folder: Path) -> None:
     offsets = pa.py_buffer(np.array([0, 8, 8, 9], np.int32))
     buffers = [pa.py_buffer(b"\x05"), offsets, pa.py_buffer(b"the file\xff")]

@@ -348,8 +348,8 @@ def find_shards(
             block = next(blocks, None)
         except InputError:
             raise
-        except Exception:  # noqa: BLE001
-            continue  # the run reports it, whatever it is, and embeds the others
+        except Exception:  # noqa: BLE001 - the run reports whatever it is, and embeds the others
+            continue
         finally:
             blocks.close()
         if block is None or not block.texts:

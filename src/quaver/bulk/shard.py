@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import io
+import json
 import math
 import re
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -332,7 +334,7 @@ class Reader:
         if line is None:
             return None, f"longer than {LINE_BYTES >> 20} MiB", {}
         try:
-            row = msgspec.json.decode(line)
+            row = _from_json(line)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return None, f"not JSON: {error}", {}
         except RecursionError:
@@ -379,15 +381,32 @@ class Reader:
             lines = io.TextIOWrapper(
                 io.BufferedReader(stream, 1 << 20), "utf-8-sig", "surrogateescape", newline=""
             )
-            reader = csv.reader(lines, delimiter=delimiter)
+            ended = False
+
+            def with_end() -> Iterator[str]:
+                nonlocal ended
+                yield from lines
+                ended = True
+                yield _END  # a row of its own, unless a quote is open
+
+            reader = csv.reader(with_end(), delimiter=delimiter)
             rows = _Rows(self.keep, self.rows)
+            header: list[str] | None = None
+            line = 0
             try:
-                header = next(reader, None)
-                if header is None:
-                    yield rows.take(1.0)
-                    return
-                check_columns(header, (*self.texts, *self.keep), place)
                 for values in reader:
+                    if ended:
+                        if values != [_END]:
+                            raise BulkError(
+                                f"a quote must be closed: one that opens in line {line + 1} of "
+                                f"{place.name} or after it is not; close it, or write it twice"
+                            )
+                        break
+                    line = reader.line_num
+                    if header is None:
+                        header = values
+                        check_columns(header, (*self.texts, *self.keep), place)
+                        continue
                     if not values:
                         continue
                     row = dict(zip(header, values, strict=False))
@@ -405,6 +424,10 @@ class Reader:
                 raise BulkError(
                     f"cannot read {place.name} as CSV: line {reader.line_num}: {error}"
                 ) from error
+
+
+_END = "end"
+"""The line after the last one of a CSV file."""
 
 
 @dataclass
@@ -442,6 +465,20 @@ class _Rows:
         self.texts, self.reasons, self.kept, self.size = [], {}, [], 0
         self.taken = True
         return block
+
+
+def _from_json(line: bytes) -> Any:
+    """Return the value of a line; NaN and Infinity, which Python's json module writes, become None."""
+    try:
+        return msgspec.json.decode(line)
+    except msgspec.DecodeError:
+        if b"NaN" not in line and b"Infinity" not in line:
+            raise
+        try:
+            return msgspec.json.decode(msgspec.json.encode(json.loads(line)))
+        except (ValueError, OverflowError):
+            pass  # something else is wrong, too
+        raise
 
 
 def _as_text(value: Any) -> str | None:
@@ -500,6 +537,11 @@ def _lines(shard: Shard, place: Place) -> Iterator[tuple[bytes | None, float]]:
                 line: bytes | None = stream.readline(LINE_BYTES)
                 if not line:
                     return
+                if not position:
+                    position += len(codecs.BOM_UTF8) * line.startswith(codecs.BOM_UTF8)
+                    line = line[position:]
+                    if not line:
+                        continue
                 position += len(line)
                 if len(line) >= LINE_BYTES and not line.endswith(b"\n"):
                     position += _skip_line(stream)

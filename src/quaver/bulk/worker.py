@@ -144,7 +144,7 @@ class Worker:
                     break
             except QuaverError:
                 raise
-            except Exception as error:  # noqa: BLE001; a library may raise anything for a file
+            except Exception as error:  # noqa: BLE001 - a library may raise anything for a file
                 return Failed(
                     shard, f"unexpected {type(error).__name__}: {error}; please report it"
                 )
