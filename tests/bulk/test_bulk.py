@@ -689,6 +689,25 @@ def test_a_plan_is_near_what_the_run_does(name: str, tmp_path: Path, tiny_folder
     assert made.hours(10**9) * made.shards * made.threads == pytest.approx(made.core_hours)
 
 
+def test_a_plan_samples_all_over_the_corpus(tmp_path: Path, tiny_folder: Path) -> None:
+    for i in range(15):
+        long = i >= 8
+        write_corpus(tmp_path / f"{i:02}.jsonl", ["the file list " * (10 if long else 1)] * 30)
+    made = plan(tmp_path, model=tiny_folder)
+    report = embed(tmp_path, tmp_path / "out", model=tiny_folder)
+    assert made.rows == pytest.approx(report.total_rows, rel=0.1)
+    assert made.tokens == pytest.approx(report.tokens, rel=0.1)
+
+
+def test_a_plan_takes_the_rows_that_parquet_files_say(tmp_path: Path, tiny_folder: Path) -> None:
+    for i in range(20):
+        rows = 7 if i % 5 else 1_000
+        write_corpus(tmp_path / f"{i:02}.parquet", TEXTS[:rows] if i % 2 else ["x"] * rows)
+    (tmp_path / "20.parquet").write_text("broken")
+    assert plan(tmp_path, model=tiny_folder, sample=50).rows == 4 * 1_000 + 16 * 7
+    assert plan(tmp_path, model=tiny_folder, sample=50, shard_bytes=900).rows == 4 * 1_000 + 16 * 7
+
+
 def test_a_plan_of_a_corpus_without_texts(tmp_path: Path, tiny_folder: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": null}\n')
     with pytest.raises(BulkError, match="a plan needs texts"):

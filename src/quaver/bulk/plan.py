@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from quaver.bulk.place import reading
 from quaver.bulk.run import SHARD_BYTES, Source, find_shards
-from quaver.bulk.shard import Reader, Shard
+from quaver.bulk.shard import Reader, Shard, file_format
 from quaver.embedder import Embedder, encode_tokenized, tokenize_documents
-from quaver.errors import BulkError, check_range
+from quaver.errors import BulkError, check_range, needs_extra
+
+with needs_extra("bulk"):
+    from pyarrow import parquet
 
 SAMPLE = 2000
 """Rows of a sample."""
 _PLACES = 8
 """Shards that a sample is taken from."""
+_READERS = 16
+"""Files opened at a time."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +32,7 @@ class BulkPlan:
     Attributes:
         shards: of the corpus, each one output.
         bytes: of its files.
-        rows: estimated.
+        rows: estimated; of Parquet files as they say.
         tokens: estimated, after truncation.
         output_bytes: estimated, of float32 vectors.
         sampled_rows: rows of the sample.
@@ -73,7 +81,7 @@ def plan(
         model: hub id or folder.
         column: the column with the texts.
         threads: of the measurement; None uses the CPUs of this process.
-        sample: rows to embed, from the beginnings of up to eight shards.
+        sample: rows to embed, from the beginnings of up to eight shards, spread over the corpus.
         shard_bytes: as for `embed`.
 
     Returns:
@@ -86,7 +94,8 @@ def plan(
     """
     check_range("sample", sample)
     shards = find_shards(source, (column,), (), shard_bytes)
-    chosen = shards[:: max(1, len(shards) // _PLACES)][:_PLACES]
+    places = min(_PLACES, len(shards))
+    chosen = [shards[(2 * i + 1) * len(shards) // (2 * places)] for i in range(places)]
     texts: list[str] = []
     rows = 0
     read_bytes = 0.0
@@ -104,18 +113,37 @@ def plan(
     encode_tokenized(embedder, tokens)
     seconds = time.perf_counter() - start
     total = sum(shard.weight for shard in shards)
-    all_rows = round(rows * total / read_bytes)
+    all_rows = _known_rows(shards) or round(rows * total / read_bytes)
     return BulkPlan(
         shards=len(shards),
         bytes=total,
         rows=all_rows,
-        tokens=round(tokens.tokens * total / read_bytes),
+        tokens=round(tokens.tokens * all_rows / rows),
         output_bytes=all_rows * embedder.dimension * 4,
         sampled_rows=rows,
         sampled_tokens=tokens.tokens,
         tokens_per_second=tokens.tokens / seconds,
         threads=embedder.threads,
     )
+
+
+def _known_rows(shards: Sequence[Shard]) -> int:
+    """Return the rows of a corpus of Parquet files, which say how many they have; 0 for another one."""
+    if any(file_format(shard.place.path) != "parquet" for shard in shards):
+        return 0
+    with ThreadPoolExecutor(_READERS) as readers:
+        return sum(readers.map(_parquet_rows, shards))
+
+
+def _parquet_rows(shard: Shard) -> int:
+    if shard.last >= 0:
+        return shard.last - shard.first
+    place = shard.place
+    try:
+        with reading(place), place.filesystem.open_input_file(place.path) as stream:
+            return int(parquet.read_metadata(stream).num_rows)
+    except BulkError:
+        return 0  # the run leaves it out
 
 
 def _first(shard: Shard, column: str, wanted: int) -> tuple[list[str], int, float]:
