@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from golden_folders import unpacked
 from quaver import BulkError, CrossEncoder, InputError, MultiVectorEncoder, SparseEncoder, cli
 from quaver.bulk import BulkReport, embed
-from tiny_model import write_tiny_cross_encoder
+from tiny_model import edit_json, write_tiny_cross_encoder
 
 # Every tenth row has no text.
 SOME: list[str | None] = [None if i % 10 == 3 else text for i, text in enumerate(TEXTS[:300])]
@@ -232,6 +232,31 @@ def test_scores_from_the_command_line(tmp_path: Path, cross_folder: Path) -> Non
         ["--pair-columns", "query,body", "--kind", "sparse"],
         ["--pair-columns", "query,body", "--column", "body"],
         ["--activation", "identity"],
+        ["--pair-columns", "query,body", "--prompt", "a", "--prompt-name", "b"],
     ):
         done = CliRunner().invoke(cli.app, [*line, *wrong])
         assert done.exit_code == 2, wrong
+
+
+def test_the_instruction_of_a_reranker_from_the_command_line(tmp_path: Path) -> None:
+    folder = unpacked("qwen3-reranker", tmp_path)
+    template = (
+        "{{ (messages | selectattr('role', 'equalto', 'system') | first).content }}: "
+        "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
+    )
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    edit_json(folder / "config_sentence_transformers.json", default_prompt_name=None)
+    pairs = [("which file", "text"), ("which file", "the python module")]
+    source = write_pairs(tmp_path / "a.jsonl", pairs)
+    out = tmp_path / "out"
+    line = ["embed", str(source), "-m", str(folder), "--output", str(out), "-q"]
+    line += ["--pair-columns", "query,body"]
+    done = CliRunner().invoke(cli.app, line)
+    assert done.exit_code == 2, done.output
+    assert "needs an instruction: got none; pass prompt=" in done.output
+    assert not list(out.rglob("*.parquet"))
+    done = CliRunner().invoke(cli.app, [*line, "--prompt", "which text answers"])
+    assert done.exit_code == 0, done.output
+    (file,) = out.glob("*.parquet")
+    want = CrossEncoder.from_pretrained(folder).predict(pairs, prompt="which text answers")
+    assert np.array_equal(parquet.read_table(file)["score"].to_numpy(), want)

@@ -243,6 +243,10 @@ def test_failures_are_listed_and_only_all_of_them_fail(
         (["embed", "-m", "MODEL", "--file", "bad.txt"], "bad.txt must be UTF-8: byte 0 is not"),
         (["embed", "-m", "MODEL", "x", "-o", "no/x.npy"], "cannot write no/x.npy"),
         (["embed", "-m", "MODEL", "x", "--prompt-name", "no"], "no prompt is named 'no'"),
+        (
+            ["embed", "-m", "MODEL", "x", "--prompt-name", "query", "--prompt", "a"],
+            "give prompt or prompt_name",
+        ),
     ],
 )
 def test_errors_are_one_line_and_leave_nothing_behind(

@@ -319,6 +319,10 @@ def test_a_reranker_of_words_in_int8(scheme: Any, tmp_path: Path) -> None:
         ("{{ 'x' * 1000000000 }}", "may not use"),
         ("{{ messages.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
         ("{% if %}", "fails on"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "fails on .* recursion"),
+        ("{{ messages | xmlattr }}", "fails on"),
+        ("{% if 1 %}" * 120 + "{% endif %}" * 120, "fails on|the query once"),
+        ("{% for a in [1] %}" * 60 + "{% endfor %}" * 60, "fails on"),
     ],
 )
 def test_a_chat_template_that_is_none_of_a_reranker(
@@ -326,9 +330,36 @@ def test_a_chat_template_that_is_none_of_a_reranker(
 ) -> None:
     folder = unpacked("qwen3-reranker", tmp_path)
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    model = CrossEncoder.from_pretrained(folder)
     with pytest.raises(ModelFolderError, match=message):
-        model.predict(PAIRS, prompt="")
+        CrossEncoder.from_pretrained(folder)
+
+
+def test_a_chat_template_that_needs_an_instruction(tmp_path: Path) -> None:
+    folder = unpacked("qwen3-reranker", tmp_path)
+    template = (
+        "{{ (messages | selectattr('role', 'equalto', 'system') | first).content }}: "
+        "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
+    )
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    edit_json(folder / "config_sentence_transformers.json", default_prompt_name=None)
+    model = CrossEncoder.from_pretrained(folder)
+    for prompt in (None, ""):
+        with pytest.raises(InputError, match=r"needs an instruction: got none; pass prompt=\.\.\."):
+            model.predict(PAIRS, prompt=prompt)
+    scores = model.predict(PAIRS, prompt="which text answers")
+    quantize(folder, tmp_path / "int8", scheme="static", calibration=TEXTS, samples=4)
+    assert len(CrossEncoder.from_pretrained(tmp_path / "int8").predict(PAIRS, prompt="a")) == 5
+    settings = {"prompts": {"q": "which text answers"}, "default_prompt_name": "q"}
+    edit_json(folder / "config_sentence_transformers.json", **settings)
+    again = CrossEncoder.from_pretrained(folder)
+    assert np.array_equal(again.predict(PAIRS), scores)
+    # A default prompt that the template refuses is found when the model is loaded.
+    wrong = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    (folder / "chat_template.jinja").write_text(
+        wrong + "{% for m in messages %}{{ m.content }}{% endfor %}", encoding="utf-8"
+    )
+    with pytest.raises(ModelFolderError, match="no system"):
+        CrossEncoder.from_pretrained(folder)
 
 
 def test_the_layout_and_the_variables_of_a_template(tmp_path: Path) -> None:

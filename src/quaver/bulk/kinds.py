@@ -270,13 +270,16 @@ class Scores(Kind):
     @classmethod
     def prompt_of(cls, model: Any, prompt: str | None, prompt_name: str | None) -> str:
         """Return what goes before the first text of a pair; by default the model's default prompt."""
-        return choose_prompt(
+        chosen = choose_prompt(
             model.prompts,
             prompt_name=prompt_name,
             prompt=prompt,
             default=model.default_prompt_name,
             model=model.name,
         )
+        # A reranker may need an instruction: found before a row is read, not with each row.
+        model.tokenizer.encode_pairs([("", "")], prompt=chosen)
+        return chosen
 
     @classmethod
     def dimension(cls, model: Any) -> int:

@@ -91,6 +91,14 @@ def embed(
     prompt_name: Annotated[
         str | None, typer.Option(help="Name of one of the model's prompts.")
     ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="Put this before every text instead; with --pair-columns before every query, or the instruction "
+            "of a reranker with a chat template.",
+            show_default=False,
+        ),
+    ] = None,
     pooling: PoolingOption = None,
     precision: PrecisionOption = Precision.int8,
     threads: ThreadsOption = None,
@@ -199,6 +207,7 @@ def embed(
                     engine=engine.value,
                     format=files.value,
                     output=dtype.value,
+                    prompt=prompt,
                     prompt_name=prompt_name,
                     precision=precision.value,
                     pooling=pooling,
@@ -243,7 +252,7 @@ def embed(
         )
         if out is not None:
             require_disk_space(out, 4 * len(lines) * embedder.dimension, InputError)
-        vectors = embedder.encode(lines, prompt_name=prompt_name)
+        vectors = embedder.encode(lines, prompt=prompt, prompt_name=prompt_name)
         if out is None:
             for row in vectors:
                 print(json.dumps([float(f"{value:.7g}") for value in row]))

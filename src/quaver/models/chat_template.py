@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from quaver.errors import ModelFolderError
+from quaver.errors import InputError, ModelFolderError
 from quaver.models.files import TokenizerConfigFile
 
 if TYPE_CHECKING:
@@ -24,9 +24,12 @@ _QUERY, _DOCUMENT = "\ue0f1query\ue0f2", "\ue0f1document\ue0f2"
 
 Format = Literal["flat", "structured"]
 
+INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+"""An instruction for templates that need one, where the caller gives none: when they are loaded and calibrated."""
+
 QWEN3_RERANKER = (
     "{%- set instruct = messages | selectattr('role', 'equalto', 'system') | map(attribute='content')"
-    " | first | default('Given a web search query, retrieve relevant passages that answer the query') -%}"
+    f" | first | default('{INSTRUCTION}') -%}}"
     "{%- set query = messages | selectattr('role', 'equalto', 'query') | map(attribute='content') | first -%}"
     "{%- set text = messages | selectattr('role', 'equalto', 'document') | map(attribute='content') | first -%}"
     "{{ '<|im_start|>system\\nJudge whether the Document meets the requirements based on the Query and the "
@@ -93,8 +96,38 @@ class ChatTemplate:
         Raises:
             ModelFolderError: the template fails, or does not put both texts into it once, the query
                 first.
+            InputError: there is no instruction, and the template needs one.
         """
-        return _around(self, prompt)
+        try:
+            return _around(self, prompt)
+        except ModelFolderError as error:
+            if prompt or not self.needs_prompt:
+                raise
+            raise InputError(
+                "the chat template of this reranker needs an instruction: got none; pass prompt=..., such as "
+                f"prompt={INSTRUCTION!r}, or set default_prompt_name in config_sentence_transformers.json"
+            ) from error
+
+    @property
+    def needs_prompt(self) -> bool:
+        """Whether it fails without an instruction and works with one."""
+        return not _works(self, "") and _works(self, INSTRUCTION)
+
+    def working_prompt(self, default: str) -> str:
+        """Return an instruction that it works with.
+
+        Args:
+            default: the model's default prompt; "" if it has none.
+
+        Returns:
+            the default; an example if there is none and the template needs one.
+
+        Raises:
+            ModelFolderError: the template fails with that.
+        """
+        prompt = INSTRUCTION if not default and self.needs_prompt else default
+        self.around(prompt)
+        return prompt
 
     def render(self, prompt: str, query: str, document: str) -> str:
         """Run the template in a sandbox."""
@@ -119,12 +152,30 @@ class ChatTemplate:
         }
         try:
             return str(_environment().from_string(self.source).render(variables))
-        # A template is a program, and may fail with any of these.
-        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        # A template is a program, and may fail with any of these; Jinja makes Python of it, which may
+        # be nested too deeply.
+        except (
+            TemplateError,
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RecursionError,
+            SyntaxError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise ModelFolderError(
                 f"the chat template of the model fails on a query and a document: {error}; is it a "
                 "reranker's?"
             ) from error
+
+
+def _works(template: ChatTemplate, prompt: str) -> bool:
+    try:
+        _around(template, prompt)
+    except ModelFolderError:
+        return False
+    return True
 
 
 @lru_cache(maxsize=64)

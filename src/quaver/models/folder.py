@@ -355,6 +355,11 @@ class ModelFolder:
         """The names of the labels by their number, from config.json."""
         return {number: str(name) for number, name in (self.file.id2label or {}).items()}
 
+    @property
+    def default_prompt(self) -> str:
+        """The prompt used by default; "" for most models."""
+        return self.prompts.get(self.default_prompt_name or "", "")
+
     def encoder_spec(
         self, *, pooling: str | None = None, normalize: bool | None = None
     ) -> EncoderSpec:
@@ -384,9 +389,12 @@ class ModelFolder:
 
         Raises:
             TokenizerError: tokenizer.json is missing or broken, or its tokenizer fails.
-            ModelFolderError: the last token is pooled, and the folder does not say which one that is.
+            ModelFolderError: the last token is pooled, and the folder does not say which one that is; or its
+                chat template fails.
             InputError: max_length leaves no room for a token besides the special tokens.
         """
+        if self.template is not None:
+            self.template.working_prompt(self.default_prompt)  # a broken template fails here
         pooling = pooling or self.pooling or ""
         return Tokenizer.from_folder(
             self.transformer,

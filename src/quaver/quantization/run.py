@@ -339,7 +339,8 @@ def _tokens(folder: ModelFolder, spec: EncoderSpec, texts: CalibrationTexts) -> 
     tokenizer.require_vocabulary(spec.vocab_size)
     if not folder.is_cross_encoder:
         return tokenizer.encode(texts.texts)
-    return tokenizer.encode_pairs([_pair(text) for text in texts.texts])
+    prompt = "" if folder.template is None else folder.template.working_prompt("")
+    return tokenizer.encode_pairs([_pair(text) for text in texts.texts], prompt=prompt)
 
 
 def _pair(text: str) -> tuple[str, str]:
