@@ -115,10 +115,12 @@ def test_executors_that_do_not_have_the_model(
 CLUSTER = Path(__file__).parents[2] / "examples" / "bulk" / "cluster"
 
 
-def run_script(line: list[str], **more: str) -> str:
+def run_script(line: list[str], *, python: str = sys.executable, **more: str) -> str:
     """Run a script in a process of its own, without this session, and return what it prints."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("SPARK", "PYSPARK"))}
-    environment = {**kept, "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1", **more}
+    if python:
+        kept["PYSPARK_PYTHON"] = python
+    environment = {**kept, "SPARK_LOCAL_IP": "127.0.0.1", **more}
     done = subprocess.run(
         [sys.executable, *line], env=environment, capture_output=True, text=True, check=False
     )
@@ -152,3 +154,37 @@ def test_the_notebook_of_a_managed_service_runs(tmp_path: Path, tiny_folder: Pat
     )
     assert "51 rows, 1 without a text, 0 files failed" in told
     assert "51 rows, 50 vectors" in told
+
+
+SCRIPT = """
+import sys
+from quaver import BulkError
+from quaver.bulk import embed
+try:
+    report = embed(sys.argv[1], sys.argv[2], model=sys.argv[3], engine="spark")
+    print(report.total_rows, "rows")
+except BulkError as error:
+    print(error)
+"""
+
+
+def test_executors_have_the_python_of_the_driver(tmp_path: Path, tiny_folder: Path) -> None:
+    source = write_corpus(tmp_path / "a.txt", TEXTS[:20])
+    other = tmp_path / "bin/python3"
+    other.parent.mkdir()
+    other.write_text("#!/bin/sh\nexit 1\n")
+    other.chmod(0o755)
+    line = ["-c", SCRIPT, str(source), str(tmp_path / "out"), str(tiny_folder)]
+    first = f"{other.parent}:{os.environ['PATH']}"
+    assert "20 rows" in run_script(line, python="", PATH=first)
+
+
+def test_the_reason_of_a_failed_job_is_named(tmp_path: Path, tiny_folder: Path) -> None:
+    source = write_corpus(tmp_path / "a.txt", TEXTS[:20])
+    bare = tmp_path / "python3"
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
+    bare.chmod(0o755)
+    line = ["-c", SCRIPT, str(source), str(tmp_path / "out"), str(tiny_folder)]
+    told = run_script(line, python=str(bare))
+    assert "the Spark job failed: ModuleNotFoundError: No module named" in told
+    assert "PYSPARK_PYTHON must name a Python with quaver[spark]" in told

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -43,7 +45,7 @@ def run_on_spark(
         BulkError: the job failed.
         QuaverError: a task failed with it.
     """
-    session = SparkSession.getActiveSession() or SparkSession.builder.getOrCreate()
+    session = SparkSession.getActiveSession() or _new_session()
     cores = threads or int(session.conf.get("spark.task.cpus", "1") or 1)
     everything = list(shards)
 
@@ -76,8 +78,27 @@ def _collect(session: Any, tasks: int, function: Any) -> list[Any]:
         numbers = session.range(0, tasks, 1, tasks)
         rows = numbers.mapInArrow(function, "answer binary").collect()
     except PySparkException as error:
-        raise BulkError(f"the Spark job failed: {str(error).partition(chr(10))[0]}") from error
+        raise BulkError(f"the Spark job failed: {_reason(str(error))}") from error
     return [pickle.loads(row.answer) for row in rows]
+
+
+def _new_session() -> Any:
+    # Spark's default is the first python3 in PATH, which may have no Quaver.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    return SparkSession.builder.getOrCreate()
+
+
+def _reason(text: str) -> str:
+    """Return the Python exception of a failed job, or the first line if it has none."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    begins = [i for i, line in enumerate(lines) if line.endswith("(most recent call last):")]
+    after = lines[begins[-1] + 1 :] if begins else lines
+    reason = next((line for line in after if not line[0].isspace()), lines[0] if lines else "")
+    if reason.startswith("ModuleNotFoundError"):
+        reason += (
+            "; PYSPARK_PYTHON must name a Python with quaver[spark], under the same path everywhere"
+        )
+    return reason[:500]
 
 
 def _answers(values: Sequence[Any]) -> Any:
