@@ -674,6 +674,20 @@ def test_patterns(pattern: str, found: list[str], tmp_path: Path) -> None:
     assert [Path(file.place.path).relative_to(tmp_path).as_posix() for file in files] == found
 
 
+def test_a_file_whose_name_is_a_pattern(tmp_path: Path) -> None:
+    (tmp_path / "[2024]").mkdir()
+    for name in ("a[1].txt", "a1.txt", "what?.txt", "*.txt", "[2024]/b.txt"):
+        (tmp_path / name).write_text("x")
+    for name in ("a[1].txt", "what?.txt", "*.txt", "[2024]/b.txt"):
+        (file,) = find_files([str(tmp_path / name)], ENDINGS)
+        assert file.place.path == str(tmp_path / name)
+    (file,) = find_files([str(tmp_path / "[2024]")], ENDINGS)
+    assert file.place.path == str(tmp_path / "[2024]/b.txt")
+    (tmp_path / "a[1].txt").unlink()
+    (file,) = find_files([str(tmp_path / "a[1].txt")], ENDINGS)
+    assert file.place.path == str(tmp_path / "a1.txt")
+
+
 # --- Plans ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.csv"])
 def test_a_plan_is_near_what_the_run_does(name: str, tmp_path: Path, tiny_folder: Path) -> None:

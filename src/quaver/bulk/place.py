@@ -146,8 +146,8 @@ def find_files(sources: Sequence[str], endings: re.Pattern[str]) -> list[Listed]
     """Find the files of a source, each once, sorted by name within each source.
 
     Args:
-        sources: files, folders, and patterns with `*`, `?`, `[...]` and `**`; in a URI a "?" begins
-            the options instead. Of a folder and a pattern, names that begin with "." or "_" are left out.
+        sources: files, folders, and patterns with `*`, `?`, `[...]` and `**`; a file or folder of that
+            very name comes first. Of a folder and a pattern, names that begin with "." or "_" are left out.
         endings: matches the names of files that can be read; others in a folder are left out.
 
     Returns:
@@ -161,22 +161,19 @@ def find_files(sources: Sequence[str], endings: re.Pattern[str]) -> list[Listed]
     for source in sources:
         place = find_place(source)
         with reading(place):
-            if _WILDCARD.search(place.path):
+            info = place.filesystem.get_file_info(place.path)
+            if info.type == fs.FileType.Directory:
+                infos = [i for i in _below(place, place.path, deep=True) if endings.search(i.path)]
+                if not infos:
+                    raise BulkError(f"there is no file to embed in the folder {source}")
+            elif info.type != fs.FileType.NotFound:  # its name may have the characters of a pattern
+                infos = [info]
+            elif _WILDCARD.search(place.path):
                 infos = _matching(place)
                 if not infos:
                     raise BulkError(f"a pattern must match a file: nothing matches {source}")
             else:
-                info = place.filesystem.get_file_info(place.path)
-                if info.type == fs.FileType.Directory:
-                    infos = [
-                        i for i in _below(place, place.path, deep=True) if endings.search(i.path)
-                    ]
-                    if not infos:
-                        raise BulkError(f"there is no file to embed in the folder {source}")
-                elif info.type == fs.FileType.NotFound:
-                    raise BulkError(f"there is no file or folder {source}")
-                else:
-                    infos = [info]
+                raise BulkError(f"there is no file or folder {source}")
         for info in sorted(infos, key=lambda info: info.path):
             if not endings.search(info.path):
                 raise InputError(
