@@ -51,6 +51,7 @@ def random_reranker(folder: Path, tokenizer: Path) -> Path:
         **HEADS,
     }
     config |= {"vocab_size": words.get_vocab_size(), "rms_norm_eps": 1e-6, "rope_theta": 1e6}
+    config |= {"tie_word_embeddings": True}  # the head is the table of words
     rng = np.random.default_rng(0)
     shapes = {"embed_tokens": (config["vocab_size"], 64)}
     norms = {"norm": 64}

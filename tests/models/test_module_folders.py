@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from golden_folders import unpacked, unpacked_with_outputs
 from quaver import (
@@ -21,9 +22,11 @@ from quaver import (
     Ranker,
     TokenizerError,
     UnsupportedArchitectureError,
+    WeightsError,
     quantize,
 )
 from quaver.embedder import encode_tokenized
+from quaver.models.weights_file import read_tensors
 from tiny_model import edit_json, write_json, write_tiny_cross_encoder, write_tiny_model
 
 QUERY = "which file has the class"
@@ -392,6 +395,27 @@ def test_words_that_a_reranker_does_not_have(tmp_path: Path) -> None:
     edit_json(folder / "1_LogitScore" / "config.json", true_token_id=7)
     with pytest.raises(UnsupportedArchitectureError, match="open it with CrossEncoder"):
         Embedder.from_pretrained(folder)
+
+
+def test_a_reranker_of_words_without_a_head(tmp_path: Path) -> None:
+    folder = unpacked("qwen3-reranker", tmp_path)
+    tensors = dict(read_tensors(folder))
+    assert not any("lm_head" in name for name in tensors)
+    scores = CrossEncoder.from_pretrained(folder, precision="float32").predict(PAIRS)
+    for stated, message in ((False, r"is false\)"), (None, r"is false, which is the default\)")):
+        edit_json(folder / "config.json", tie_word_embeddings=stated)
+        with pytest.raises(WeightsError, match=rf"must have lm_head.weight, or .*{message}"):
+            CrossEncoder.from_pretrained(folder)
+        with pytest.raises(WeightsError, match=r"must have lm_head.weight"):
+            quantize(folder, tmp_path / "int8")
+    # A head of its own counts, and an int8 folder keeps it.
+    table = next(name for name in tensors if name.endswith("embed_tokens.weight"))
+    save_file({**tensors, "lm_head.weight": -tensors[table]}, folder / "model.safetensors")
+    own = CrossEncoder.from_pretrained(folder, precision="float32").predict(PAIRS)
+    np.testing.assert_allclose(own, -scores, atol=TOLERANCE)
+    quantize(folder, tmp_path / "int8")
+    kept = CrossEncoder.from_pretrained(tmp_path / "int8").predict(PAIRS)
+    assert np.abs(kept - own).max() < 0.1 * np.abs(own).max()
 
 
 # --- Refusals -------------------------------------------------------------------------------------

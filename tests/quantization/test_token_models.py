@@ -14,7 +14,12 @@ from safetensors.numpy import load_file
 import quaver
 from golden_folders import unpacked
 from quaver import CrossEncoder, Embedder, MultiVectorEncoder, SparseEncoder
-from quaver.errors import InputError, PoolingError, UnsupportedArchitectureError
+from quaver.errors import (
+    InputError,
+    PoolingError,
+    UnsupportedArchitectureError,
+    WeightsError,
+)
 from tiny_model import WORDS
 
 TEXTS = [" ".join(WORDS[i : i + 3 + i % 9]) for i in range(0, 100, 2)]
@@ -116,6 +121,18 @@ def test_a_head_of_its_own_is_kept(tmp_path: Path) -> None:
     exact = SparseEncoder.from_pretrained(folder, precision="float32").encode(TEXTS).to_dense()
     found = SparseEncoder.from_pretrained(tmp_path / "int8").encode(TEXTS).to_dense()
     assert cosines(found, exact).min() > 0.97
+
+
+def test_a_head_that_is_missing_and_is_not_the_word_embeddings(tmp_path: Path) -> None:
+    folder = unpacked("splade-bert", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    with pytest.raises(
+        WeightsError, match=r"decoder\.weight, because .* tie_word_embeddings=false"
+    ):
+        SparseEncoder.from_pretrained(folder)
+    with pytest.raises(WeightsError, match="tie_word_embeddings=false"):
+        quaver.quantize(folder, tmp_path / "int8")
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

@@ -189,6 +189,7 @@ class ConfigFile(Struct, frozen=True):
     attention_bias: bool | None = None
     mlp_bias: bool | None = None
     is_causal: bool | None = None
+    tie_word_embeddings: bool | None = None
     use_sliding_window: bool | None = None
     sliding_window: Count | None = None
     sliding_window_pattern: Count | None = None

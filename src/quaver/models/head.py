@@ -56,6 +56,7 @@ class WordHead:
         biases: names that its bias may have.
         sum: whether the tokens' values are added; otherwise the largest counts.
         logarithms: 1 or 2.
+        tied: whether the layer may be absent; otherwise its weight must be in the file.
 
     Source:
         Formal et al., SPLADE v2 (arXiv 2109.10086); twice: Shen et al. (arXiv 2504.14839).
@@ -65,3 +66,4 @@ class WordHead:
     biases: tuple[str, ...]
     sum: bool = False
     logarithms: int = 1
+    tied: bool = True

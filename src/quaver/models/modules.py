@@ -227,7 +227,16 @@ def _words(
     """
     ids = word_ids(folder, module)
     names = [name for name in stored if f".{name}".endswith(".lm_head.weight")]
-    # Without a head of its own a model uses its table of words.
+    tied, stated = folder.file.tie_word_embeddings, ""
+    if tied is None:  # transformers' defaults
+        tied, stated = folder.file.model_type == "gemma3_text", ", which is the default"
+    if not names and not tied:
+        raise WeightsError(
+            f"{folder.name} reads its score from words, so its weights must have lm_head.weight, or config.json "
+            f"tie_word_embeddings=true: got neither (tie_word_embeddings is false{stated}); download the model again, "
+            "or set it to true if its head is its table of words"
+        )
+    # A tied head is the table of words.
     names += [name for name in stored if f".{name}".endswith(".embed_tokens.weight")]
     if not names:
         raise WeightsError(

@@ -194,7 +194,8 @@ def masked_lm_spec(
             f"model_type {read.model_type!r}"
         )
     head = family.masked_lm(read, spec)
-    words = replace(head.words, sum=pooling == "sum", logarithms=logarithms)
+    tied = read.file.tie_word_embeddings is not False
+    words = replace(head.words, sum=pooling == "sum", logarithms=logarithms, tied=tied)
     return replace(spec, pooling="cls", normalize=normalize, head=head.steps, words=words)
 
 
@@ -325,6 +326,11 @@ def _words(
     added = named.take(bias, spec.vocab_size)
     inputs = spec.hidden_size
     if not named.has(f"{words.name}.weight"):
+        if not words.tied:
+            raise WeightsError(
+                f"a sparse encoder needs {words.name}.weight, because config.json says tie_word_embeddings=false: the "
+                "weights lack it; download the model again"
+            )
         word = weights.word[:] if isinstance(weights.word, StoredTable) else weights.word
         return LinearWeights(word, added)
     linear = dequantized(named.linear(words.name, spec.vocab_size, inputs, bias=False))
