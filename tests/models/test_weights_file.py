@@ -99,6 +99,26 @@ def test_weights_under_another_name(tmp_path: Path) -> None:
         read_tensors(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("part", "index"),
+    [
+        ("model-00001-of-00002.safetensors", "model.safetensors.index.json"),
+        ("pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"),
+    ],
+)
+def test_a_part_of_the_weights_without_an_index(part: str, index: str, tmp_path: Path) -> None:
+    (tmp_path / part).write_bytes(b"")
+    (tmp_path / "training_args.bin").write_bytes(b"pickle")
+    with pytest.raises(ModelFolderError, match=rf"need {index}, .* has \['{part}'\] without it"):
+        read_tensors(tmp_path)
+
+
+def test_an_adapter_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelFolderError, match=r"has \['adapter_model\.safetensors'\]; download"):
+        read_tensors(tmp_path)
+
+
 def test_no_weights_at_all(tmp_path: Path) -> None:
     with pytest.raises(ModelFolderError, match="has no weights at all"):
         read_tensors(tmp_path)

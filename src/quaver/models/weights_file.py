@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import re
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,9 @@ from quaver.models.torch_file import torch_entries
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 ADAPTER_FILE = "adapter_model.safetensors"
+# One of several files, as transformers names them.
+_PART = re.compile(r".+-\d+-of-\d+\.(safetensors|bin)")
+_NAMED = 3  # files that a message names
 _TORCH_SINGLE = "pytorch_model.bin"
 _TORCH_INDEX = "pytorch_model.bin.index.json"
 _DTYPES = {
@@ -52,7 +56,15 @@ def weight_files(folder: Path) -> list[Path]:
             return [folder / single]
         if _is_file(folder / index):
             return _shards(folder, index)
-    found = sorted(p.name for p in folder.glob("*.bin")) or "no weights at all"
+    names = [p.name for ending in ("*.safetensors", "*.bin") for p in sorted(folder.glob(ending))]
+    parts = [name for name in names if _PART.fullmatch(name)]
+    if parts:
+        index = WEIGHTS_INDEX if parts[0].endswith(".safetensors") else _TORCH_INDEX
+        raise ModelFolderError(
+            f"weights in several files need {index}, which says what is in which: {folder} has {parts[:_NAMED]} "
+            "without it; download the index and all files that it names"
+        )
+    found = names[:_NAMED] or "no weights at all"
     raise ModelFolderError(
         f"a model folder needs {WEIGHTS_FILE}, or {_TORCH_SINGLE}: {folder} has {found}; download the model "
         "again, or load it with transformers and save it with save_pretrained()"
