@@ -19,6 +19,7 @@ from quaver import (
     Embedder,
     InputError,
     ModelFolderError,
+    PoolingError,
     Ranker,
     TokenizerError,
     UnsupportedArchitectureError,
@@ -280,8 +281,15 @@ def test_a_reranker_of_words_that_its_folder_does_not_name(tmp_path: Path) -> No
     int8 = CrossEncoder.from_pretrained(tmp_path / "int8", precision="float32").predict(PAIRS)
     assert np.abs(int8 - expected["card"]).max() < 0.02
     other = known.rename(tmp_path / "some-model")
-    with pytest.raises(UnsupportedArchitectureError, match="has a classification head"):
+    with pytest.raises(UnsupportedArchitectureError, match="has a classification head") as raised:
         CrossEncoder.from_pretrained(other)
+    assert "give its folder that name (Qwen3-Reranker-0.6B, -4B or -8B), or a" in str(raised.value)
+    for opens in (Embedder, Ranker):
+        with pytest.raises(PoolingError, match=r"give its folder that name .* open it with Cross"):
+            opens.from_pretrained(other)  # type: ignore[attr-defined]
+    # The case of the name does not count.
+    again = other.rename(tmp_path / "qwen3-reranker-4b")
+    assert isinstance(Ranker.from_pretrained(again), CrossEncoder)
 
 
 def test_the_document_of_a_chat_template_is_cut_and_nothing_behind_it(tmp_path: Path) -> None:

@@ -136,6 +136,13 @@ def encoder_spec(config: Mapping[str, Any], *, pooling: str | None, normalize: b
     return replace(spec, pooling=pooling, normalize=normalize)
 
 
+# How a reranker that generates words is recognized.
+_WORDS_NEED = (
+    "if it is a Qwen3-Reranker, give its folder that name (Qwen3-Reranker-0.6B, -4B or -8B), or a modules.json "
+    "with Transformer and LogitScore"
+)
+
+
 def classifier_spec(config: Mapping[str, Any]) -> EncoderSpec:
     """Read config.json of a cross-encoder: an encoder with a classification head.
 
@@ -153,10 +160,13 @@ def classifier_spec(config: Mapping[str, Any]) -> EncoderSpec:
     family = FAMILIES[_family(read)]
     classes = read.file.architectures or []
     if classes and not any("SequenceClassification" in name for name in classes):
+        words = ""
+        if any(name.endswith("ForCausalLM") for name in classes):
+            words = f"; {_WORDS_NEED}"
         raise UnsupportedArchitectureError(
             "a cross-encoder has a classification head (architectures: "
-            f"...ForSequenceClassification): config.json lists {', '.join(classes)}; "
-            "rank with BiEncoderRanker(Embedder.from_pretrained(...)) if it is an embedding model"
+            f"...ForSequenceClassification): config.json lists {', '.join(classes)}{words}; "
+            "if it is an embedding model, rank with BiEncoderRanker(Embedder.from_pretrained(...))"
         )
     spec = family.spec(read)
     classifier = family.classifier(read, spec)
@@ -227,7 +237,8 @@ def _pooling(pooling: str | None, architectures: Sequence[str]) -> str:
         raise PoolingError(
             f"{generates[0]} (architectures in config.json) generates text, and no modules.json says how its "
             "states become a vector; take an embedding model that was trained from it, or, if this is one, look "
-            "its pooling up in the model's card and pass pooling='lasttoken' or pooling='mean'"
+            "its pooling up in the model's card and pass pooling='lasttoken' or pooling='mean'; "
+            f"{_WORDS_NEED}, and open it with CrossEncoder.from_pretrained(...)"
         )
     if pooling is None:
         masked = any("ForMaskedLM" in name for name in architectures)
