@@ -674,6 +674,18 @@ def test_patterns(pattern: str, found: list[str], tmp_path: Path) -> None:
     assert [Path(file.place.path).relative_to(tmp_path).as_posix() for file in files] == found
 
 
+@pytest.mark.parametrize("path", ["corpus/a#b.txt", "corpus/what?.txt", "corpus/50%.txt", "corpus"])
+@pytest.mark.parametrize(
+    "query",
+    ["?region=us-east-1", "?region=us-east-1&scheme=http&endpoint_override=127.0.0.1:9"],
+)
+def test_keys_of_objects_are_not_parts_of_a_uri(path: str, query: str) -> None:
+    name = f"s3://{path}{query}"
+    place = find_place(name)
+    assert (place.path, place.query, place.name) == (path, query, name)
+    assert find_place((place / "c#d?.txt").name).path == f"{path}/c#d?.txt"
+
+
 def test_a_file_whose_name_is_a_pattern(tmp_path: Path) -> None:
     (tmp_path / "[2024]").mkdir()
     for name in ("a[1].txt", "a1.txt", "what?.txt", "*.txt", "[2024]/b.txt"):

@@ -44,6 +44,22 @@ def expected(tiny_folder: Path) -> NDArray[np.float32]:
     return Embedder.from_pretrained(tiny_folder).encode_document(TEXTS)
 
 
+def test_keys_with_any_character(query: str, tmp_path: Path, tiny_folder: Path) -> None:
+    bucket, _ = fs.FileSystem.from_uri(f"s3://corpus{query}")
+    names = ["a#b.txt", "a%20b.txt", "a?b.txt", "a b.txt", "a[1].txt"]
+    for name in names:
+        with bucket.open_output_stream(f"corpus/odd/{name}") as stream:
+            stream.write(b"the file\nlist\n")
+    for source in ("s3://corpus/odd", "s3://corpus/odd/a*.txt"):
+        report = embed(f"{source}{query}", tmp_path / "out", model=tiny_folder)
+        assert report.failed == ()
+        assert report.total_rows == 2 * len(names)
+    assert report.before == len(names)
+    for name in names:
+        alone = embed(f"s3://corpus/odd/{name}{query}", tmp_path / "out", model=tiny_folder)
+        assert alone.before == 1
+
+
 @pytest.mark.parametrize("format", ["parquet", "npy"])
 def test_a_corpus_in_a_bucket(
     query: str, format: str, tmp_path: Path, tiny_folder: Path, expected: NDArray[np.float32]

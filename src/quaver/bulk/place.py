@@ -19,6 +19,8 @@ with needs_extra("bulk"):
     from pyarrow import fs
 
 _WILDCARD = re.compile(r"[*?\[]")
+_OPTIONS = re.compile(r"\?[A-Za-z_]+=[^?&]*(&[A-Za-z_]+=[^?&]*)*$")
+"""The options of a filesystem: keys of objects may have "?" and "#", too."""
 
 
 @dataclass(frozen=True)
@@ -88,16 +90,18 @@ def find_place(name: str | os.PathLike[str]) -> Place:
     name = os.fspath(name)
     if "://" not in name:
         return Place(fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(name)))  # noqa: PTH100, PTH111
-    parts = urlsplit(name)
-    if parts.password:
+    options = _OPTIONS.search(name)
+    query = options[0] if options else ""
+    scheme, _, rest = name.removesuffix(query).partition("://")
+    host, _, below = rest.partition("/")
+    top = f"{scheme}://{host}/"
+    if urlsplit(top).password:
         raise InputError(
             "a URI must not contain a password, because the manifest records it: set the "
             "credentials in the environment of every worker"
         )
-    query = f"?{parts.query}" if parts.query else ""
-    top = f"{parts.scheme}://{parts.netloc}/"
     filesystem, root = _filesystem(top, query)
-    path = f"{root.rstrip('/')}/{parts.path.lstrip('/')}".rstrip("/")
+    path = f"{root.rstrip('/')}/{below.lstrip('/')}".rstrip("/")
     bucket = root.rstrip("/")
     return Place(
         filesystem, path, top.rstrip("/").removesuffix(bucket) if bucket else top[:-1], query
