@@ -501,6 +501,31 @@ def test_a_missing_column_and_a_column_that_is_not_text(tmp_path: Path, tiny_fol
     assert not out.exists()
 
 
+def test_a_kept_column_that_json_lines_do_not_have(tmp_path: Path, tiny_folder: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    (source / "a.jsonl").write_text('{"text": "the file", "title": "x"}\nbroken\n')
+    with pytest.raises(InputError, match="'titel' is in none that was looked at"):
+        embed(source, out, model=tiny_folder, keep=["title", "titel"])
+    assert not out.exists()
+    (source / "b.jsonl").write_text('{"text": "list", "titel": null}\n')
+    assert embed(source, out, model=tiny_folder, keep=["title", "titel"]).total_rows == 3
+    (tmp_path / "c.jsonl").write_text("broken\n")
+    broken = embed(tmp_path / "c.jsonl", tmp_path / "c", model=tiny_folder, keep=["title"])
+    assert (broken.total_rows, broken.failed_rows) == (1, 1)
+
+
+def test_a_later_file_without_the_column_fails(tmp_path: Path, tiny_folder: Path) -> None:
+    write_corpus(tmp_path / "a.jsonl", TEXTS[:10])
+    (tmp_path / "b.jsonl").write_text('{"body": "the file"}\n' * 3)
+    (tmp_path / "c.jsonl").write_text('{"body": "the file"}\nbroken\n')
+    report = embed(tmp_path, tmp_path / "out", model=tiny_folder)
+    ((name, reason),) = report.failed
+    assert name.endswith("b.jsonl")
+    assert reason == f"no line of {tmp_path / 'b.jsonl'} has the column 'text'"
+    assert report.total_rows == 12
+
+
 def test_a_source_without_files(tmp_path: Path, tiny_folder: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "x.pdf").write_text("x")

@@ -13,7 +13,7 @@ from quaver.bulk.kinds import DTYPES, KINDS, KindName, Model
 from quaver.bulk.local import Partly, cpu_groups, run_here, run_processes
 from quaver.bulk.output import Format
 from quaver.bulk.place import find_files, find_place
-from quaver.bulk.shard import ENDINGS, Reader, Shard, file_format, split_file
+from quaver.bulk.shard import ENDINGS, Reader, Shard, file_format, no_column, split_file
 from quaver.bulk.target import VERSION, Record, Settings, Target
 from quaver.bulk.worker import Failed, Job
 from quaver.engine import Precision
@@ -342,6 +342,7 @@ def find_shards(
         raise BulkError("there is no file in the source but the outputs in the target")
     shards = [shard for file in files for shard in split_file(file, shard_bytes)]
     read = Reader(texts[0], keep, texts[1] if len(texts) == 2 else "")
+    absent: frozenset[str] | None = None
     for shard in shards[:_CHECKED]:
         blocks = read(shard)
         try:
@@ -354,15 +355,26 @@ def find_shards(
             blocks.close()
         if block is None or not block.texts:
             continue
+        lines = file_format(shard.place.path) == "jsonl"
         for column in texts:
-            missing = f"no column {column!r}"
-            if file_format(shard.place.path) == "jsonl" and all(
-                block.reasons.get(i) == missing for i in range(len(block.texts))
+            missing = no_column(column)
+            if (
+                lines
+                and absent is None
+                and all(block.reasons.get(i) == missing for i in range(len(block.texts)))
             ):
                 raise InputError(
                     f"there is no column {column!r} in the first lines of {shard.source}"
                 )
-        break
+        here = block.absent if lines else frozenset()
+        absent = here if absent is None else absent & here
+        if not absent:
+            return shards
+    if absent:
+        raise InputError(
+            f"a kept column must be in the first lines of a file: {min(absent)!r} is in none that was "
+            f"looked at, such as {shards[0].source}; if few rows have it, write it as null in the first"
+        )
     return shards
 
 

@@ -99,12 +99,14 @@ class Block:
         reasons: why there is none, by position in the block.
         kept: the columns to carry along, with the same rows; None without such columns.
         share: the share of the shard that is read with this block, from 0 to 1.
+        absent: kept columns that no row has, although rows are whole; JSON lines have no header.
     """
 
     texts: list[Text | None]
     reasons: dict[int, str]
     kept: Any
     share: float
+    absent: frozenset[str] = frozenset()
 
 
 Text = str | tuple[str, str]
@@ -343,7 +345,7 @@ class Reader:
             return None, "not a JSON object", {}
         for column in self.texts:
             if column not in row:
-                return None, f"no column {column!r}", row
+                return None, no_column(column), row
             text = row[column]
             if not isinstance(text, str):
                 reason = "null" if text is None else f"not text: {type(text).__name__}"
@@ -441,6 +443,8 @@ class _Rows:
     kept: list[Mapping[str, Any]] = field(default_factory=list)
     size: int = 0
     taken: bool = False
+    found: set[str] = field(default_factory=set)
+    whole: bool = False
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -450,6 +454,9 @@ class _Rows:
             self.reasons[len(self.texts)] = reason
         self.texts.append(text)
         if self.keep:
+            self.whole = self.whole or bool(row)
+            if len(self.found) < len(self.keep):
+                self.found.update(name for name in self.keep if name in row)
             self.kept.append({name: _as_text(row.get(name)) for name in self.keep})
 
     def full(self, size: int) -> bool:
@@ -461,10 +468,17 @@ class _Rows:
         if self.keep:
             schema = pa.schema([(name, pa.string()) for name in self.keep])
             kept = pa.RecordBatch.from_pylist(self.kept, schema=schema)
-        block = Block(self.texts, self.reasons, kept, share)
+        absent = frozenset(self.keep) - self.found if self.whole else frozenset()
+        block = Block(self.texts, self.reasons, kept, share, absent)
         self.texts, self.reasons, self.kept, self.size = [], {}, [], 0
+        self.found, self.whole = set(), False
         self.taken = True
         return block
+
+
+def no_column(name: str) -> str:
+    """Return the reason of a row of JSON lines without a column."""
+    return f"no column {name!r}"
 
 
 def _from_json(line: bytes) -> Any:

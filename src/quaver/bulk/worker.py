@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from quaver.bulk.kinds import KINDS, Model
 from quaver.bulk.output import Output
 from quaver.bulk.place import list_file
-from quaver.bulk.shard import Block, Reader, Shard
+from quaver.bulk.shard import Block, Reader, Shard, no_column
 from quaver.bulk.target import Record, Settings, Target, to_json
 from quaver.errors import (
     BulkError,
@@ -180,6 +180,9 @@ class Worker:
                 else:
                     output.write(kind.store(result, present), block.kept)
                 tick(block.share, output.rows)
+            for column in self._read.texts:  # a row without it is an exception, a file a mistake
+                if failures and [*failures.values()] == [no_column(column)] * output.rows:
+                    raise InputError(f"no line of {shard.describe()} has the column {column!r}")
             self._target.write_failures(shard, failures)
             output.commit()
         finally:
