@@ -213,6 +213,7 @@ class Embedder:
         local_files_only: bool = False,
         token: str | bool | None = None,
         task: str | None = None,
+        is_causal: bool | None = None,
     ) -> Embedder:
         """Load a model.
 
@@ -239,6 +240,9 @@ class Embedder:
             task: which adapter of a model with one for each task (jina-embeddings-v3) its weights get. None
                 is "retrieval": queries and documents have an adapter each, and that of queries is loaded
                 with the first query, which needs the memory of a second model.
+            is_causal: whether a token of a decoder sees only those before it, for a model with code of its
+                own whose config.json does not say (gte-Qwen2); refused if it says otherwise. None follows
+                config.json.
 
         Returns:
             the embedder.
@@ -262,6 +266,7 @@ class Embedder:
             local_files_only=local_files_only,
             token=token,
             task=task,
+            is_causal=is_causal,
         )
         return cls(model, prompts=prompts, truncate_dim=truncate_dim)
 
@@ -1223,12 +1228,14 @@ def finish_vectors(
 
 def loading_settings(embedder: Embedder) -> dict[str, Any]:
     """Return the arguments of `from_pretrained`, besides the name, that decide a model's vectors."""
+    is_causal = embedder._options.get("is_causal")
     return {
         "pooling": embedder.spec.pooling,
         "normalize": embedder.normalize,
         "max_seq_length": embedder.max_seq_length,
         "truncate_dim": embedder.truncate_dim,
         **({} if embedder.task is None else {"task": embedder.task}),
+        **({} if is_causal is None else {"is_causal": is_causal}),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
 
 import quaver
+from quaver import cli
 from quaver.errors import (
+    InputError,
     ModelFolderError,
     PoolingError,
     UnsupportedArchitectureError,
@@ -149,6 +153,51 @@ def test_code_of_its_own_may_see_what_comes_after() -> None:
     for stated in (True, False):
         spec = encoder_spec({**config, "is_causal": stated}, pooling="mean", normalize=False)
         assert {layer.causal for layer in spec.layers} == {stated}
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_the_caller_says_what_a_token_sees(stated: bool, tmp_path: Path) -> None:
+    folder = write_tiny_decoder(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    own = {"auto_map": {"AutoModel": "modeling_qwen.Qwen3Model"}}
+    write_json(folder / "config.json", {**config, **own})
+    with pytest.raises(
+        UnsupportedArchitectureError, match="pass is_causal=True or is_causal=False"
+    ):
+        quaver.Embedder.from_pretrained(folder)
+    model = quaver.Embedder.from_pretrained(folder, is_causal=stated)
+    assert {layer.causal for layer in model.spec.layers} == {stated}
+    vector = model.encode("the list of files")
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.encode("the list of files"), vector)
+    # An int8 folder and a store keep it.
+    quaver.quantize(folder, tmp_path / "int8", words="float16", is_causal=stated)
+    kept = quaver.Embedder.from_pretrained(tmp_path / "int8")
+    assert {layer.causal for layer in kept.spec.layers} == {stated}
+    assert kept.encode("the list of files") @ vector > 0.999  # word embeddings were rounded
+    option = "--causal" if stated else "--bidirectional"
+    line = ["quantize", str(folder), str(tmp_path / "cli"), option, "--words", "float16"]
+    assert CliRunner().invoke(cli.app, line).exit_code == 0
+    assert (tmp_path / "cli/config.json").read_text() == (tmp_path / "int8/config.json").read_text()
+    write_json(tmp_path / "docs/a.json", {"text": "the list of files"})
+    with quaver.Index.create(tmp_path / "store", model) as index:
+        index.update(tmp_path / "docs")
+    with quaver.Index.open(tmp_path / "store") as index:
+        assert index.search("files")
+    # It is the same model as one whose config.json says it.
+    write_json(folder / "config.json", {**config, **own, "is_causal": stated})
+    assert quaver.Embedder.from_pretrained(folder).fingerprint == model.fingerprint
+    quaver.Embedder.from_pretrained(folder, is_causal=stated)
+    with pytest.raises(InputError, match=f"says is_causal={stated}: got is_causal={not stated}"):
+        quaver.Embedder.from_pretrained(folder, is_causal=not stated)
+
+
+def test_what_a_token_sees_is_said_of_decoders_alone(tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is_causal is for qwen3, .* is 'bert'.*leave it out"):
+        quaver.Embedder.from_pretrained(tiny_folder, is_causal=False)
+    decoder = write_tiny_decoder(tmp_path / "model")
+    with pytest.raises(InputError, match="is_causal must be True, False or None: got 'no'"):
+        quaver.Embedder.from_pretrained(decoder, is_causal="no")  # type: ignore[arg-type]
 
 
 def test_windows_of_decoders() -> None:

@@ -113,6 +113,15 @@ def quantize(
         ),
     ] = None,
     pooling: PoolingOption = None,
+    is_causal: Annotated[
+        bool | None,
+        typer.Option(
+            "--causal/--bidirectional",
+            help="For a decoder whose config.json does not say whether a token sees those after it, as "
+            "gte-Qwen2. The new folder says it.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Write a model as an int8 or int4 folder: smaller, faster to load, readable by transformers.
 
@@ -161,6 +170,7 @@ def quantize(
             group_size=group_size,
             words=None if words is None else words.value,
             pooling=pooling,
+            is_causal=is_causal,
             show_progress_bar=sys.stderr.isatty(),
         )
     print_failures(report.failed)

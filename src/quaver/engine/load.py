@@ -106,6 +106,7 @@ def load_model(
     local_files_only: bool = False,
     token: str | bool | None = None,
     task: str | None = None,
+    is_causal: bool | None = None,
 ) -> LoadedModel:
     """Load a model; arguments and errors are those of `Embedder.from_pretrained`."""
     if pooling is not None:
@@ -120,6 +121,7 @@ def load_model(
         "isa": isa,
         "local_files_only": local_files_only,
         "task": task,
+        "is_causal": is_causal,
     }
     folder = _opened(name_or_path, options, token, "sentence-transformers")
     _require_embedder(folder)
@@ -442,6 +444,7 @@ def _opened(
         organizations=(organization,),
         kind=kind,
         task=options.get("task"),
+        is_causal=options.get("is_causal"),
     )
 
 

@@ -26,7 +26,7 @@ from quaver.models.chat_template import (
     ChatTemplate,
     special_tokens,
 )
-from quaver.models.families.registry import encoder_spec
+from quaver.models.families.registry import STATES_CAUSAL, encoder_spec
 from quaver.models.files import (
     ConfigFile,
     ModalityOutput,
@@ -184,6 +184,7 @@ class ModelFolder:
         organizations: Sequence[str] = ORGANIZATIONS,
         kind: Kind | Literal["any"] | None = None,
         task: str | None = None,
+        is_causal: bool | None = None,
     ) -> ModelFolder:
         """Open a local folder, or fetch a model from the Hugging Face hub and open it.
 
@@ -197,6 +198,8 @@ class ModelFolder:
             kind: "sparse" or "multi-vector", the models to open; None for those of one vector or of
                 scores, "any" for all.
             task: what a model with adapters is opened for; None for retrieval.
+            is_causal: whether a token of a decoder sees only those before it, for a config.json that does not
+                say; None follows it.
 
         Returns:
             the folder; weights and tokenizer are not read yet.
@@ -207,7 +210,7 @@ class ModelFolder:
             ModelFolderError: a JSON file is missing, broken, or contradicts another.
             UnsupportedArchitectureError: modules.json has a module, or pooling an option, that
                 Quaver does not run; or the folder is of another kind.
-            InputError: the model has no such task.
+            InputError: the model has no such task, or is_causal contradicts config.json or has no effect.
         """
         path, name, source = find_folder(
             name_or_path, revision, local_files_only, token, organizations
@@ -224,6 +227,9 @@ class ModelFolder:
                 "holds config.json, tokenizer.json and model.safetensors"
             )
         file = checked(ConfigFile, config, transformer / "config.json")
+        if is_causal is not None:
+            config = _with_causality(config, file, name, is_causal=is_causal)
+            file = checked(ConfigFile, config, transformer / "config.json")
         if chain.pooling is None and file.model_type == "model2vec":
             chain = _Chain(path, "mean", normalize=file.normalize is True, static=True)
         if not chain.scores and chain.pooling is None and _is_known_reranker(name, file):
@@ -291,6 +297,7 @@ class ModelFolder:
         revision: str | None = None,
         local_files_only: bool = False,
         token: str | bool | None = None,
+        is_causal: bool | None = None,
     ) -> ModelFolder:
         """Open a folder of any kind, for tools that take all models.
 
@@ -303,6 +310,7 @@ class ModelFolder:
             revision: as for `open`.
             local_files_only: as for `open`.
             token: as for `open`.
+            is_causal: as for `open`.
 
         Returns:
             the folder; `kind` says what it holds.
@@ -318,6 +326,7 @@ class ModelFolder:
             local_files_only=local_files_only,
             token=token,
             organizations=_ALL_ORGANIZATIONS,
+            is_causal=is_causal,
         )
         folder = found(kind="any")
         if pooling is not None and folder.kind in ("sparse", "multi-vector"):
@@ -488,6 +497,25 @@ def _settings(path: Path) -> SentenceTransformersFile:
             f"{', '.join(settings.prompts or {}) or 'none'}"
         )
     return settings
+
+
+def _with_causality(
+    config: dict[str, Any], file: ConfigFile, name: str, *, is_causal: bool
+) -> dict[str, Any]:
+    """Return config.json with what the caller says of a decoder's attention."""
+    if not isinstance(is_causal, bool):
+        raise InputError(f"is_causal must be True, False or None: got {is_causal!r}")
+    if file.model_type not in STATES_CAUSAL:
+        raise InputError(
+            f"is_causal is for {', '.join(STATES_CAUSAL)}: {name} is {file.model_type or 'a static model'!r}, got "
+            f"is_causal={is_causal}; leave it out"
+        )
+    if file.is_causal not in (None, is_causal):
+        raise InputError(
+            f"config.json of {name} says is_causal={file.is_causal}: got is_causal={is_causal}, which makes useless "
+            "vectors; leave it out"
+        )
+    return {**config, "is_causal": is_causal}
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,7 @@ def quantize(
     group_size: int = 32,
     words: Words | None = None,
     pooling: str | None = None,
+    is_causal: bool | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
     token: str | bool | None = None,
@@ -123,6 +124,7 @@ def quantize(
             "int8", unless some of their features are so wide that the others would be lost; and "float16"
             for int4: transformers reads all quantized tensors of a folder alike.
         pooling: as for `Embedder.from_pretrained`, for a folder that does not say how to pool.
+        is_causal: as for `Embedder.from_pretrained`; the new folder says it.
         revision: branch, tag or commit on the hub.
         local_files_only: never use the network.
         token: access token of the hub.
@@ -156,6 +158,7 @@ def quantize(
         revision=revision,
         local_files_only=local_files_only,
         token=token,
+        is_causal=is_causal,
     )
     if folder.static:
         raise QuantizationError(

@@ -17,7 +17,9 @@ from quaver.errors import (
 )
 
 FILE_NAME = "quaver.json"
-SETTINGS = frozenset({"pooling", "normalize", "max_seq_length", "truncate_dim", "task"})
+SETTINGS = frozenset(
+    {"pooling", "normalize", "max_seq_length", "truncate_dim", "task", "is_causal"}
+)
 TOKEN_SETTINGS = frozenset({"max_seq_length", "max_active_dims"})
 FORMAT_VERSION = 3
 """Changes when a store written by one version cannot be read by the other."""

@@ -105,8 +105,9 @@ def _causal(config: Config) -> bool:
     if stated is None and isinstance(own, dict) and "AutoModel" in own:
         raise UnsupportedArchitectureError(
             f"config.json of this {config.model_type} names code of its own (auto_map), which is never "
-            "run, and does not say whether a token sees those after it; look it up in the model's card "
-            'and add "is_causal": true or false to config.json'
+            "run, and does not say whether a token sees those after it; look it up in the model's card and pass "
+            "is_causal=True or is_causal=False (quaver quantize: --causal or --bidirectional), or "
+            'add "is_causal": true or false to config.json'
         )
     return stated is not False
 

@@ -136,6 +136,9 @@ def encoder_spec(config: Mapping[str, Any], *, pooling: str | None, normalize: b
     return replace(spec, pooling=pooling, normalize=normalize)
 
 
+STATES_CAUSAL = ("qwen3", "qwen2", "mistral", "llama")
+"""Model types whose tokens may see those after them or not, as config.json or the caller says."""
+
 # How a reranker that generates words is recognized.
 _WORDS_NEED = (
     "if it is a Qwen3-Reranker, give its folder that name (Qwen3-Reranker-0.6B, -4B or -8B), or a modules.json "
