@@ -24,7 +24,7 @@ from pyarrow import feather, ipc, parquet
 
 from quaver import BulkError, BulkWriteError, Embedder, InputError
 from quaver.bulk import BulkReport, embed, plan
-from quaver.bulk.place import Listed, find_files, find_place, write_bytes
+from quaver.bulk.place import Listed, find_files, find_place, identity, write_bytes
 from quaver.bulk.shard import ENDINGS, Reader, split_file
 from quaver.bulk.target import Target
 from tiny_model import WORDS, write_tiny_model
@@ -709,6 +709,33 @@ def test_keys_of_objects_are_not_parts_of_a_uri(path: str, query: str) -> None:
     place = find_place(name)
     assert (place.path, place.query, place.name) == (path, query, name)
     assert find_place((place / "c#d?.txt").name).path == f"{path}/c#d?.txt"
+
+
+def test_a_target_in_the_source_by_another_name(tmp_path: Path, tiny_folder: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    write_corpus(source / "a.parquet", ["the file"])
+    (tmp_path / "link").symlink_to(source)
+    names = (str(source / "out"), f"file://{source}/out", str(tmp_path / "link/out"))
+    for target in names:
+        for read in (str(source), f"file://{source}", str(tmp_path / "link")):
+            report = embed(read, target, model=tiny_folder, keep=["text"])
+            assert [Path(record.source).name for record in report.records] == ["a.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("s3://b/k?region=a&scheme=http", "s3://b/k?scheme=http&region=a", True),
+        ("s3://b/k", "s3://b/k?region=a", True),
+        ("s3://b/k?endpoint_override=h:1", "s3://b/k?region=a&endpoint_override=h:1", True),
+        ("s3://b/k?endpoint_override=h:1", "s3://b/k?endpoint_override=h:2", False),
+        ("s3://b/k", "s3://b/k2", False),
+        ("file:///x/y.txt", "/x/./y.txt", True),
+    ],
+)
+def test_names_of_the_same_file(one: str, other: str, same: bool) -> None:
+    assert (identity(one) == identity(other)) is same
 
 
 def test_a_file_whose_name_is_a_pattern(tmp_path: Path) -> None:

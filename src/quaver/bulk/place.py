@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from quaver.errors import BulkError, BulkWriteError, InputError, needs_extra
 
@@ -106,6 +106,26 @@ def find_place(name: str | os.PathLike[str]) -> Place:
     return Place(
         filesystem, path, top.rstrip("/").removesuffix(bucket) if bucket else top[:-1], query
     )
+
+
+def identity(name: str) -> str:
+    """Return what all names of a file or folder have in common, without looking at a remote one.
+
+    Args:
+        name: as `Place.name` has it.
+
+    Returns:
+        a local path without symbolic links, or a URI with the endpoint but no other option.
+    """
+    if "://" not in name:
+        return os.path.realpath(name)
+    options = _OPTIONS.search(name)
+    query = options[0] if options else ""
+    scheme, _, rest = name.removesuffix(query).partition("://")
+    if scheme == "file":
+        return os.path.realpath("/" + rest.partition("/")[2])
+    endpoint = dict(parse_qsl(query[1:])).get("endpoint_override", "")
+    return f"{scheme}://{f'{endpoint}/' if endpoint else ''}{rest}"
 
 
 @lru_cache(maxsize=64)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from quaver.bulk.kinds import DTYPES, KINDS, KindName, Model
 from quaver.bulk.local import Partly, cpu_groups, run_here, run_processes
 from quaver.bulk.output import Format
-from quaver.bulk.place import find_files, find_place
+from quaver.bulk.place import find_files, find_place, identity
 from quaver.bulk.shard import ENDINGS, Reader, Shard, file_format, no_column, split_file
 from quaver.bulk.target import VERSION, Record, Settings, Target
 from quaver.bulk.worker import Failed, Job
@@ -336,8 +336,8 @@ def find_shards(
         raise InputError("source must name a file, a folder or a pattern: got none")
     files = find_files([os.fspath(name) for name in sources], ENDINGS)
     if target is not None:
-        own = (find_place(target) / "").name
-        files = [file for file in files if not file.place.name.startswith(own)]
+        own = f"{identity(find_place(target).name).rstrip('/')}/"
+        files = [file for file in files if not identity(file.place.name).startswith(own)]
     if not files:
         raise BulkError("there is no file in the source but the outputs in the target")
     shards = [shard for file in files for shard in split_file(file, shard_bytes)]
