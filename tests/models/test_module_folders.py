@@ -28,6 +28,7 @@ from quaver import (
 )
 from quaver.embedder import encode_tokenized
 from quaver.models.weights_file import read_tensors
+from quaver.serve.loaded import LoadedCrossEncoder
 from tiny_model import edit_json, write_json, write_tiny_cross_encoder, write_tiny_model
 
 QUERY = "which file has the class"
@@ -357,6 +358,8 @@ def test_a_chat_template_that_needs_an_instruction(tmp_path: Path) -> None:
     for prompt in (None, ""):
         with pytest.raises(InputError, match=r"needs an instruction: got none; pass prompt=\.\.\."):
             model.predict(PAIRS, prompt=prompt)
+    with pytest.raises(InputError, match="needs an instruction"):  # no request could have one
+        LoadedCrossEncoder(model)
     scores = model.predict(PAIRS, prompt="which text answers")
     quantize(folder, tmp_path / "int8", scheme="static", calibration=TEXTS, samples=4)
     assert len(CrossEncoder.from_pretrained(tmp_path / "int8").predict(PAIRS, prompt="a")) == 5
@@ -364,6 +367,7 @@ def test_a_chat_template_that_needs_an_instruction(tmp_path: Path) -> None:
     edit_json(folder / "config_sentence_transformers.json", **settings)
     again = CrossEncoder.from_pretrained(folder)
     assert np.array_equal(again.predict(PAIRS), scores)
+    LoadedCrossEncoder(again)
     # A default prompt that the template refuses is found when the model is loaded.
     wrong = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     (folder / "chat_template.jinja").write_text(

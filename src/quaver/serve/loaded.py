@@ -117,8 +117,14 @@ class LoadedCrossEncoder(_LoadedModel[CrossEncoder]):
     """
 
     def __init__(self, model: CrossEncoder) -> None:
-        """Give the model a lane."""
+        """Give the model a lane.
+
+        Raises:
+            InputError: its chat template needs an instruction, and its folder names no default, so that
+                no request could be answered.
+        """
         super().__init__(model)
+        model.tokenizer.encode_pairs([("", "")], prompt=model.default_prompt)
         self.lane = Lane(
             f"{model.source}/{model.precision}/{model.isa}/{next(_loads)}",
             lambda items: _tokenized(model.tokenizer, items, model.default_prompt),
