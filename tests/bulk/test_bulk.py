@@ -723,6 +723,40 @@ def test_a_target_in_the_source_by_another_name(tmp_path: Path, tiny_folder: Pat
             assert [Path(record.source).name for record in report.records] == ["a.parquet"]
 
 
+def test_a_source_by_another_name_is_the_same_source(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, link = tmp_path / "in", tmp_path / "link"
+    source.mkdir()
+    link.symlink_to(source)
+    monkeypatch.chdir(tmp_path)
+    again: dict[str, Any] = {"model": tiny_folder, "shard_bytes": 8_000}
+    write_corpus(source / "a.parquet", TEXTS[:300])
+    names = (str(source), f"file://{source}", str(link), "in", f"{link}/*.parquet")
+    for number, first in enumerate(names):
+        out = tmp_path / f"out{number}"
+        made = embed(first, out, **again)
+        for other in names:
+            report = embed(other, out, **again)
+            assert (report.rows, report.before) == (0, len(report.records))
+            assert digests(report) == digests(made)
+    write_corpus(source / "a.parquet", TEXTS[:200])
+    changed = embed(link, tmp_path / "out0", **again)
+    assert changed.total_rows == 200
+    assert {path.name for path in (tmp_path / "out0").glob("*.parquet")} == set(digests(changed))
+    assert embed(source, tmp_path / "out0", **again).rows == 0
+
+
+def test_a_file_is_found_once(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/loop").symlink_to(tmp_path / "in")
+    (tmp_path / "in/z.txt").write_text("x")
+    (tmp_path / "in/a.txt").write_text("x")
+    source = str(tmp_path / "in")
+    files = find_files([source, f"{source}/z.txt", f"file://{source}/*.txt"], ENDINGS)
+    assert sorted(file.place.name for file in files) == [f"{source}/a.txt", f"{source}/z.txt"]
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [

@@ -55,6 +55,9 @@ def test_keys_with_any_character(query: str, tmp_path: Path, tiny_folder: Path) 
         assert report.failed == ()
         assert report.total_rows == 2 * len(names)
     assert report.before == len(names)
+    other = "?" + "&".join(reversed(query[1:].split("&"))) + "&allow_bucket_creation=true"
+    again = embed(f"s3://corpus/odd{other}", tmp_path / "out", model=tiny_folder)
+    assert (again.rows, again.before) == (0, len(names))
     for name in names:
         alone = embed(f"s3://corpus/odd/{name}{query}", tmp_path / "out", model=tiny_folder)
         assert alone.before == 1

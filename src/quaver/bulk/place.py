@@ -167,7 +167,7 @@ def _reason(error: BaseException) -> str:
 
 
 def find_files(sources: Sequence[str], endings: re.Pattern[str]) -> list[Listed]:
-    """Find the files of a source, each once, sorted by name within each source.
+    """Find the files of a source, each once by its shortest name, sorted within each source.
 
     Args:
         sources: files, folders, and patterns with `*`, `?`, `[...]` and `**`; a file or folder of that
@@ -205,7 +205,10 @@ def find_files(sources: Sequence[str], endings: re.Pattern[str]) -> list[Listed]
                     ".csv, .tsv, .arrow, .feather or .txt; the text formats may end in .gz, .bz2, .zst too"
                 )
             listed = Listed(place.at(info.path), info.size, info.mtime_ns or 0)
-            found.setdefault(listed.place.name, listed)
+            same = identity(listed.place.name)
+            before = found.get(same)
+            if before is None or len(listed.place.path) < len(before.place.path):
+                found[same] = listed
     return list(found.values())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any, Literal
 
@@ -240,6 +240,7 @@ def embed(
     folder = Target(job.target)
     folder.adopt(job.settings)
     done = folder.compact()
+    shards = _as_known(shards, done)
     _drop_stale(folder, shards, done)
     left = [s for s in shards if not _is_done(done, job, s)]
     progress = _Progress(shards, left, on_progress or (lambda progress: None))
@@ -387,14 +388,26 @@ def _is_done(done: dict[str, Record], job: Job, shard: Shard) -> bool:
     return record is not None and record.is_of(shard)
 
 
+def _as_known(shards: Sequence[Shard], done: dict[str, Record]) -> list[Shard]:
+    """Return the shards with the names by which the target has their files, so that none is there twice."""
+    names: dict[str, str] = {}
+    for source, name in dict.fromkeys((r.source, r.known_as or r.source) for r in done.values()):
+        names.setdefault(identity(source), name)
+    known = []
+    for shard in shards:
+        name = names.get(identity(shard.source), shard.source)
+        known.append(shard if name == shard.source else replace(shard, known_as=name))
+    return known
+
+
 def _drop_stale(target: Target, shards: Sequence[Shard], done: dict[str, Record]) -> None:
     """Delete the outputs of files that changed: their rows would be there twice, or wrong."""
     now = {shard.name: shard for shard in shards}
-    sources = {shard.source for shard in shards}
+    sources = {shard.known_as or shard.source for shard in shards}
     stale = [
         record
         for record in done.values()
-        if record.source in sources
+        if (record.known_as or record.source) in sources
         and not ((shard := now.get(record.output.rpartition(".")[0])) and record.is_of(shard))
     ]
     target.drop(stale)

@@ -53,6 +53,7 @@ class Shard:
         parts: parts of the file.
         first: first row (Parquet), record batch (Arrow) or byte (lines) of the part.
         last: the one after the last; -1 for the end of the file.
+        known_as: another path or URI of the file, by which the target has it; "" for the same.
     """
 
     source: str
@@ -62,12 +63,14 @@ class Shard:
     parts: int
     first: int
     last: int
+    known_as: str = ""
 
     @property
     def name(self) -> str:
         """The name of its output, without ending: the file's, a digest of the whole path, the part."""
-        digest = hashlib.sha256(self.source.encode()).hexdigest()[:12]
-        path = PurePosixPath(self.source.partition("?")[0])
+        source = self.known_as or self.source
+        digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+        path = PurePosixPath(source.partition("?")[0])
         stem = re.sub(r"[^\w.-]", "_", ENDINGS.sub("", path.name)).lstrip("._") or "file"
         return f"{stem[:100]}-{digest}-{self.part:05d}"
 

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 import msgspec
 
@@ -109,6 +109,7 @@ class Record:
         quaver: version of Quaver.
         seconds: from opening the part to renaming its output.
         finished: seconds since 1970.
+        known_as: see `Shard.known_as`.
     """
 
     output: str
@@ -131,10 +132,12 @@ class Record:
     quaver: str
     seconds: float
     finished: float
+    known_as: str = ""
 
     def is_of(self, shard: Shard) -> bool:
-        """Whether this was made from a shard as it is now."""
-        return Shard(**{f.name: getattr(self, f.name) for f in fields(Shard)}) == shard
+        """Whether this was made from a shard as it is now, by whatever name of its file."""
+        made = Shard(**{f.name: getattr(self, f.name) for f in fields(Shard)})
+        return replace(made, source=shard.source, known_as=shard.known_as) == shard
 
 
 class Target:
