@@ -526,6 +526,51 @@ def test_a_later_file_without_the_column_fails(tmp_path: Path, tiny_folder: Path
     assert report.total_rows == 12
 
 
+ODD = {
+    "interval": pa.array([(1, 2, 3)], pa.month_day_nano_interval()),
+    "union": pa.UnionArray.from_sparse(pa.array([0], pa.int8()), [pa.array(["x"])]),
+    "runs": pa.RunEndEncodedArray.from_arrays(pa.array([1], pa.int32()), pa.array(["x"])),
+    "empty": pa.array([{}], pa.struct([])),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_kept_column_that_parquet_does_not_have(
+    name: str, tmp_path: Path, tiny_folder: Path
+) -> None:
+    table = pa.table({"text": ["the file"], "odd": ODD[name]})
+    with ipc.new_file(tmp_path / "a.arrow", table.schema) as writer:
+        writer.write_table(table)
+    good = pa.table({"text": ["the file"], "odd": ["x"]})
+    for other in ("b.parquet", "c.parquet"):
+        parquet.write_table(good, tmp_path / other)
+    report = embed(tmp_path, tmp_path / "out", model=tiny_folder, keep=["odd"])
+    ((failed, reason),) = report.failed
+    assert failed.endswith("a.arrow")
+    assert "must have a type that Parquet has" in reason
+    assert "odd " in reason
+    assert report.total_rows == 2
+    assert not list((tmp_path / "out/_quaver/unfinished").iterdir())
+    alone = embed(tmp_path / "a.arrow", tmp_path / "alone", model=tiny_folder, keep=["odd"])
+    assert alone.records == ()
+    # Nothing was made with that option, so the target takes another one.
+    assert embed(tmp_path / "a.arrow", tmp_path / "alone", model=tiny_folder).total_rows == 1
+    with pytest.raises(BulkError, match="one set of options"):
+        embed(tmp_path / "a.arrow", tmp_path / "alone", model=tiny_folder, output="int8")
+
+
+def test_reasons_of_rows_go_with_their_output(tmp_path: Path, tiny_folder: Path) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"text": "the file"}\nbroken\n' * 40)
+    embed(source, tmp_path / "out", model=tiny_folder, shard_bytes=300)
+    failed = tmp_path / "out/_quaver/failed"
+    assert len(list(failed.iterdir())) > 2
+    source.write_text('{"text": "the file"}\nbroken\n')
+    report = embed(source, tmp_path / "out", model=tiny_folder, shard_bytes=300)
+    (record,) = report.records
+    assert [path.stem for path in failed.iterdir()] == [Path(record.output).stem]
+
+
 def test_a_source_without_files(tmp_path: Path, tiny_folder: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "x.pdf").write_text("x")

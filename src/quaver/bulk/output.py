@@ -7,15 +7,15 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quaver.bulk.place import Place, make_folder, writing
-from quaver.errors import needs_extra
+from quaver.errors import BulkError, needs_extra
 
 with needs_extra("bulk"):
     import pyarrow as pa
@@ -75,6 +75,20 @@ class _Hashed(io.RawIOBase):
         return self._digest.hexdigest()
 
 
+@contextmanager
+def _storing(schema: Any) -> Iterator[None]:
+    """Turn what pyarrow raises for types that Parquet does not have into a `BulkError`."""
+    try:
+        yield
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        types = ", ".join(f"{field.name} {field.type}" for field in schema)
+        reason = " ".join(str(error).split())[:200]
+        raise BulkError(
+            f"a kept column must have a type that Parquet has: {reason} (columns: {types}); embed into "
+            "another target without it"
+        ) from error
+
+
 class Output:
     """A file that has another name until it is complete.
 
@@ -121,6 +135,7 @@ class Output:
             kept: a record batch of N rows with the other columns, or None.
 
         Raises:
+            BulkError: Parquet has no such type as a kept column.
             BulkWriteError: writing failed.
         """
         with writing(self._place):
@@ -156,17 +171,19 @@ class Output:
         # Components of vectors are as good as random: compressing them costs time and saves nothing.
         results = {field.name for field in self._fields}
         kept = [name for name in schema.names if name not in results]
-        self._writer = parquet.ParquetWriter(
-            self._file,
-            schema,
-            compression=dict.fromkeys(kept, "zstd") or "none",
-            use_dictionary=kept or False,
-            write_statistics=kept or False,
-        )
+        with _storing(schema):
+            self._writer = parquet.ParquetWriter(
+                self._file,
+                schema,
+                compression=dict.fromkeys(kept, "zstd") or "none",
+                use_dictionary=kept or False,
+                write_statistics=kept or False,
+            )
 
     def _write_group(self) -> None:
         table = pa.Table.from_batches(self._waiting)
-        self._writer.write_table(table, row_group_size=max(len(table), 1))
+        with _storing(table.schema):
+            self._writer.write_table(table, row_group_size=max(len(table), 1))
         self._waiting, self._bytes = [], 0
 
     def commit(self) -> None:
@@ -183,7 +200,8 @@ class Output:
                     self._open(pa.schema(self._fields, metadata=self._about))
                 if self._waiting:
                     self._write_group()
-                self._writer.close()
+                with _storing(self._writer.schema):
+                    self._writer.close()
             assert self._file is not None
             self._file.close()
             self.size, self.sha256 = self._file.size, self._file.sha256

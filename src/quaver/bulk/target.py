@@ -175,7 +175,7 @@ class Target:
             ) from error
 
     def adopt(self, settings: Settings) -> None:
-        """Write the settings of a new target, or compare them with those of an existing one.
+        """Write the settings of a target without outputs, or compare them with those of an existing one.
 
         Args:
             settings: of this run.
@@ -185,6 +185,16 @@ class Target:
             BulkWriteError: the target cannot be written.
         """
         there = self.settings()
+        if there is not None and there != settings:
+            with reading(self.place):
+                outputs = self._list(self.place)
+            if not outputs:  # nothing was made with those
+                for name in ("done", "failed", "unfinished"):
+                    with reading(self._own):
+                        files = self._list(self._own / name)
+                    self._delete(files)
+                remove(self._own / "manifest.jsonl")
+                there = None
         if there is None:
             with writing(self.place):
                 make_folder(self.place)
@@ -266,13 +276,14 @@ class Target:
             remove(self._own / name)
 
     def drop(self, records: Iterable[Record]) -> None:
-        """Delete outputs whose source changed.
+        """Delete outputs whose source changed, and why rows of theirs have no result.
 
         Args:
             records: of these outputs.
         """
         for record in records:
             remove(self.place / record.output)
+            remove(self._own / "failed" / f"{record.output.rpartition('.')[0]}.jsonl")
 
     def compact(self) -> dict[str, Record]:
         """Delete unfinished files, and move the records of finished shards into the manifest.
