@@ -349,6 +349,46 @@ def test_rows_that_an_earlier_version_multiplied_are_replaced(
     assert sources(database) == {"a": 30}
 
 
+def test_types_that_vary_between_outputs_are_merged(
+    database: Database, tmp_path: Path, tiny_folder: Path
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for name, number, share, tag in (
+        ("a", pa.array([1, 2], pa.int32()), pa.array([None, None], pa.null()), "x"),
+        ("b", pa.array([2**40, 4], pa.int64()), pa.array([0.5, None]), 7),
+    ):
+        table = pa.table(
+            {
+                "id": [f"{name}1", f"{name}2"],
+                "number": number,
+                "share": share,
+                "tags": [tag, tag],
+                "text": TEXTS[:2],
+            }
+        )
+        parquet.write_table(table, source / f"{name}.parquet")
+    embed(source, tmp_path / "out", model=tiny_folder, keep=KEEP)
+    load(tmp_path / "out", database.place, id="id")
+    found = {name: payload for name, (_, payload) in database.rows().items()}
+    assert [found[name]["number"] for name in ("a1", "b1")] == [1, 2**40]
+    assert [found[name]["share"] for name in ("a1", "b1")] == [None, 0.5]
+    assert [found[name]["tags"] for name in ("a1", "b1")] == ["x", "7"]
+
+
+def test_what_does_not_fit_is_named(database: Database, tmp_path: Path, tiny_folder: Path) -> None:
+    table = pa.table({"id": ["a", None], "text": TEXTS[:2]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    embed(tmp_path / "a.parquet", tmp_path / "out", model=tiny_folder, keep=["id"])
+    with pytest.raises(BulkError, match=r"^every row needs an id: column 'id' has nulls in"):
+        load(tmp_path / "out", database.place, id="id")
+    for name, tags in (("b", [["x"]]), ("c", [3])):
+        parquet.write_table(pa.table({"text": ["x"], "tags": tags}), tmp_path / f"{name}.parquet")
+    embed(tmp_path / "[bc].parquet", tmp_path / "mixed", model=tiny_folder, keep=["tags"])
+    with pytest.raises(BulkError, match=r"column 'tags' is int64 in c-.* and list"):
+        load(tmp_path / "mixed", database.place)
+
+
 def test_other_vectors_and_wrong_ids_are_refused(
     database: Database, vectors: Path, tmp_path: Path
 ) -> None:

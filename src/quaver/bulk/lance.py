@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from quaver.bulk.load import FILE, OUTPUT, Layout, refused
-from quaver.errors import BulkError, InputError, needs_extra
+from quaver.errors import BulkError, BulkWriteError, InputError, QuaverError, needs_extra
 
 with needs_extra("lancedb"):
     import lancedb
@@ -75,8 +75,22 @@ class LanceSink:
 
     def add(self, batches: Iterator[Any]) -> None:
         """Add the rows of one output in one commit: all of them are there, or none."""
-        with self._talking():
-            self._table.add(pa.RecordBatchReader.from_batches(self._layout.schema, batches))
+        failed: list[QuaverError] = []
+
+        def noted() -> Iterator[Any]:
+            try:
+                yield from batches
+            except QuaverError as error:  # which Lance wraps with a traceback in its message
+                failed.append(error)
+                raise
+
+        try:
+            with self._talking():
+                self._table.add(pa.RecordBatchReader.from_batches(self._layout.schema, noted()))
+        except BulkWriteError:
+            if failed:
+                raise failed[0] from None
+            raise
 
     def finish(self) -> None:
         """Merge the small files of many commits."""

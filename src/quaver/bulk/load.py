@@ -11,6 +11,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
@@ -33,6 +34,8 @@ FILE, OUTPUT = "quaver_file", "quaver_output"
 ROWS = 1024
 """Rows in a batch."""
 _DIGITS = 16
+_READERS = 16
+"""Files opened at a time."""
 
 
 @dataclass(frozen=True)
@@ -334,10 +337,12 @@ def _schema(
     place: Place, settings: Settings, records: list[Record], id: str | None
 ) -> tuple[str, Any]:
     """Return the name of the id column, and the schema of the rows."""
-    record = next((record for record in records if record.rows), records[0])
-    file = place / record.output
-    with reading(file), file.filesystem.open_input_file(file.path) as stream:
-        schema = parquet.read_schema(stream)
+    read = [record for record in records if record.rows] or records[:1]
+    if not settings.keep:  # the other columns are the same in all
+        read = read[:1]
+    with ThreadPoolExecutor(_READERS) as readers:
+        schemas = list(readers.map(lambda record: _read_schema(place / record.output), read))
+    schema = _merged(schemas, read)
     check_id(id, schema)
     taken = {FILE, OUTPUT, *({"id"} if id is None else ())} & set(schema.names)
     if id is None and "id" in taken:
@@ -350,6 +355,38 @@ def _schema(
     return first.name, pa.schema(
         [first, *fields, pa.field(FILE, pa.string()), pa.field(OUTPUT, pa.string())], metadata=about
     )
+
+
+def _read_schema(file: Place) -> Any:
+    with reading(file), file.filesystem.open_input_file(file.path) as stream:
+        return parquet.read_schema(stream)
+
+
+def _merged(schemas: list[Any], records: list[Record]) -> Any:
+    """Return a schema that the columns of all outputs fit: of strings and others, strings."""
+    merged = schemas[0]
+    for schema, record in zip(schemas[1:], records[1:], strict=True):
+        if schema.equals(merged):
+            continue
+        if set(schema.names) != set(merged.names):
+            raise BulkError(
+                f"all outputs need the same columns: {record.output} has {', '.join(schema.names)}, "
+                f"others {', '.join(merged.names)}; embed into another target"
+            )
+        for i, field in enumerate(merged):
+            pair = [pa.schema([field]), pa.schema([schema.field(field.name)])]
+            try:
+                one = pa.unify_schemas(pair, promote_options="permissive").field(0)
+            except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+                types = [field.type, schema.field(field.name).type]
+                if not any(map(pa.types.is_string, types)) or any(map(pa.types.is_nested, types)):
+                    raise BulkError(
+                        f"all outputs need types that agree: column {field.name!r} is {types[1]} in "
+                        f"{record.output} and {types[0]} in others; embed those files into another target"
+                    ) from error
+                one = pa.field(field.name, pa.string())
+            merged = merged.set(i, one)
+    return merged
 
 
 def _rows(place: Place, record: Record, layout: Layout) -> Iterator[Any]:
