@@ -526,6 +526,28 @@ def test_a_later_file_without_the_column_fails(tmp_path: Path, tiny_folder: Path
     assert report.total_rows == 12
 
 
+def test_messages_say_what_to_do(tmp_path: Path, tiny_folder: Path) -> None:
+    source = write_corpus(tmp_path / "a.txt", TEXTS[:3])
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="for the current folder it is"):
+        embed(source, "", model=tiny_folder)
+    with pytest.raises(InputError, match="name each once"):
+        embed(source, out, model=tiny_folder, keep=["text", "text"])
+    with pytest.raises(InputError, match="got 'vector'; rename it"):
+        embed(source, out, model=tiny_folder, keep=["text", "vector"])
+    for name in ("https://host/a.txt", "s3a://bucket/a.txt"):
+        with pytest.raises(InputError, match="begin with s3://, gs://"):
+            embed(name, out, model=tiny_folder)
+    embed(source, out, model=tiny_folder)
+    manifest, settings = out / "_quaver/manifest.jsonl", out / "_quaver/settings.json"
+    manifest.write_text(manifest.read_text() + "broken\n")
+    with pytest.raises(BulkError, match=r"delete that line of manifest\.jsonl"):
+        embed(source, out, model=tiny_folder)
+    settings.write_text("broken")
+    with pytest.raises(BulkError, match="restore the file, or embed into another target"):
+        embed(source, out, model=tiny_folder)
+
+
 ODD = {
     "interval": pa.array([(1, 2, 3)], pa.month_day_nano_interval()),
     "union": pa.UnionArray.from_sparse(pa.array([0], pa.int8()), [pa.array(["x"])]),

@@ -442,6 +442,6 @@ def refused(where: str, error: BaseException, advice: str = "") -> BulkWriteErro
     """
     reason = " ".join(str(error).split())[:300]
     return BulkWriteError(
-        f"cannot load into {_public(where)}: {reason}; what is loaded stays, and the same command "
-        f"continues{advice}"
+        f"cannot load into {_public(where)}: {reason}; what is loaded stays: once that is mended, "
+        f"the same command continues{advice}"
     )

@@ -134,8 +134,12 @@ def _filesystem(top: str, query: str) -> tuple[Any, str]:
     try:
         filesystem, path = fs.FileSystem.from_uri(top + query)
     except (OSError, pa.ArrowException) as error:
-        invalid = isinstance(error, pa.ArrowInvalid)
-        raise (InputError if invalid else BulkError)(f"cannot open {top}: {error}") from error
+        if isinstance(error, pa.ArrowInvalid):
+            known = "; URIs of files begin with s3://, gs://, hdfs:// or file://"
+            raise InputError(
+                f"cannot open {top}: {error}{known if 'Unrecognized' in str(error) else ''}"
+            ) from error
+        raise BulkError(f"cannot open {top}: {error}") from error
     return filesystem, str(path)
 
 
@@ -155,8 +159,8 @@ def writing(place: Place) -> Iterator[None]:
         yield
     except (OSError, pa.ArrowException) as error:
         raise BulkWriteError(
-            f"cannot write {place.name}: {_reason(error)}; what is finished stays, and the same "
-            "command continues"
+            f"cannot write {place.name}: {_reason(error)}; what is finished stays: once that "
+            "is mended, the same command continues"
         ) from error
 
 

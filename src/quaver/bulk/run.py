@@ -175,6 +175,10 @@ def embed(
         ModelError: the model cannot be loaded, here or by a worker.
         ImportError: an extra is missing.
     """
+    if not os.fspath(target):
+        raise InputError(
+            "target must name a folder or URI: got ''; for the current folder it is '.'"
+        )
     check_choice("engine", engine, ("local", "ray", "spark"))
     check_choice("format", format, ("parquet", "npy"))
     check_choice("output", output, DTYPES)
@@ -184,10 +188,12 @@ def embed(
             check_range(name, number)
     kind, texts = _what(kind, column, pair_columns, activation)
     results = KINDS[kind].columns
-    if isinstance(keep, str) or set(results) & set(keep) or len(set(keep)) < len(keep):
+    if isinstance(keep, str) or len(set(keep)) < len(keep):
+        raise InputError(f"keep must be a list of different columns: got {keep!r}; name each once")
+    if taken := [name for name in keep if name in results]:
         raise InputError(
             f"keep must be a list of different columns, without {' and '.join(results)}, which the results "
-            f"are called: got {keep!r}"
+            f"are called: got {taken[0]!r}; rename it in the source"
         )
     if output not in KINDS[kind].outputs:
         raise InputError(

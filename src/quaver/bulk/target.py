@@ -171,7 +171,8 @@ class Target:
             return msgspec.json.decode(read_bytes(place), type=Settings)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BulkError(
-                f"cannot read the settings of a target: {place.name}: {error}"
+                f"cannot read the settings of a target: {place.name}: {error}; restore the file, or embed "
+                "into another target"
             ) from error
 
     def adopt(self, settings: Settings) -> None:
@@ -243,7 +244,8 @@ class Target:
                 yield msgspec.json.decode(line, type=Record)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise BulkError(
-                    f"cannot read a record of {self._own.name}: {error}: {line[:80]!r}"
+                    f"cannot read a record of {self._own.name}: {error}: {line[:80]!r}; delete that line of "
+                    "manifest.jsonl or that file of done/, and its shard is embedded again"
                 ) from error
 
     def record_of(self, shard: Shard, output: str) -> Record | None:
