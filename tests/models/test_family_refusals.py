@@ -175,7 +175,7 @@ def test_the_caller_says_what_a_token_sees(stated: bool, tmp_path: Path) -> None
     kept = quaver.Embedder.from_pretrained(tmp_path / "int8")
     assert {layer.causal for layer in kept.spec.layers} == {stated}
     assert kept.encode("the list of files") @ vector > 0.999  # word embeddings were rounded
-    option = "--causal" if stated else "--bidirectional"
+    option = "--causal" if stated else "--no-causal"
     line = ["quantize", str(folder), str(tmp_path / "cli"), option, "--words", "float16"]
     assert CliRunner().invoke(cli.app, line).exit_code == 0
     assert (tmp_path / "cli/config.json").read_text() == (tmp_path / "int8/config.json").read_text()

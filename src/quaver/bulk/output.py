@@ -135,7 +135,7 @@ class Output:
             kept: a record batch of N rows with the other columns, or None.
 
         Raises:
-            BulkError: Parquet has no such type as a kept column.
+            BulkError: a kept column has a type that Parquet does not have.
             BulkWriteError: writing failed.
         """
         with writing(self._place):

@@ -116,7 +116,7 @@ def quantize(
     is_causal: Annotated[
         bool | None,
         typer.Option(
-            "--causal/--bidirectional",
+            "--causal/--no-causal",
             help="For a decoder whose config.json does not say whether a token sees those after it, as "
             "gte-Qwen2. The new folder says it.",
             show_default=False,

@@ -106,7 +106,7 @@ def _causal(config: Config) -> bool:
         raise UnsupportedArchitectureError(
             f"config.json of this {config.model_type} names code of its own (auto_map), which is never "
             "run, and does not say whether a token sees those after it; look it up in the model's card and pass "
-            "is_causal=True or is_causal=False (quaver quantize: --causal or --bidirectional), or "
+            "is_causal=True or is_causal=False (quaver quantize: --causal or --no-causal), or "
             'add "is_causal": true or false to config.json'
         )
     return stated is not False
