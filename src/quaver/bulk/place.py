@@ -90,9 +90,7 @@ def find_place(name: str | os.PathLike[str]) -> Place:
     name = os.fspath(name)
     if "://" not in name:
         return Place(fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(name)))  # noqa: PTH100, PTH111
-    options = _OPTIONS.search(name)
-    query = options[0] if options else ""
-    scheme, _, rest = name.removesuffix(query).partition("://")
+    scheme, rest, query = _parts(name)
     host, _, below = rest.partition("/")
     top = f"{scheme}://{host}/"
     if urlsplit(top).password:
@@ -119,13 +117,19 @@ def identity(name: str) -> str:
     """
     if "://" not in name:
         return os.path.realpath(name)
-    options = _OPTIONS.search(name)
-    query = options[0] if options else ""
-    scheme, _, rest = name.removesuffix(query).partition("://")
+    scheme, rest, query = _parts(name)
     if scheme == "file":
         return os.path.realpath("/" + rest.partition("/")[2])
     endpoint = dict(parse_qsl(query[1:])).get("endpoint_override", "")
     return f"{scheme}://{f'{endpoint}/' if endpoint else ''}{rest}"
+
+
+def _parts(uri: str) -> tuple[str, str, str]:
+    """Return the scheme, what follows it, and the options with their "?", if there are any."""
+    options = _OPTIONS.search(uri)
+    query = options[0] if options else ""
+    scheme, _, rest = uri.removesuffix(query).partition("://")
+    return scheme, rest, query
 
 
 @lru_cache(maxsize=64)
