@@ -374,6 +374,7 @@ $(SERVERS): .envs/%/made: benchmarks/environments/%.txt
 	$(PYTHON) -m venv .envs/$*
 	.envs/$*/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	.envs/$*/bin/python -m pip install --quiet -r $<
+	alone=benchmarks/environments/no-deps/$*.txt; test ! -e $$alone || .envs/$*/bin/python -m pip install --quiet --no-deps -r $$alone
 	@touch $@
 
 # Run it on a quiet machine: the study with its tables and plots in $(RESULTS), then the README's table and plot from them. Ctrl-C

@@ -2,6 +2,7 @@
 
     python benchmarks/long_inputs.py                    all shapes and lengths, int8
     python benchmarks/long_inputs.py --precision float32 --shapes modernbert
+    python benchmarks/long_inputs.py --shapes qwen3 --out FILE.json
     python benchmarks/long_inputs.py --instructions     what causal layers and a last token save, under valgrind
 
 Random weights in the shapes of published models, one text per call, the median of the calls in four
@@ -34,6 +35,7 @@ from quaver.models.families.registry import encoder_spec
 from quaver.models.geometry import EncoderSpec
 from quaver.models.linear import LinearWeights
 from quaver.models.tokenizer import TokenBatch
+from quaver_bench.record import describe_run
 
 LENGTHS = (512, 2048, 8192)
 DECODER_LENGTHS = (*LENGTHS, 32768)
@@ -200,6 +202,7 @@ def main() -> None:
     parser.add_argument("--shapes", default=",".join(CONFIGS), help="with commas")
     parser.add_argument("--precision", choices=("int8", "float32"), default="int8")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--out", type=Path, help="JSON record, written after each row")
     parser.add_argument("--instructions", action="store_true", help="count them, with valgrind")
     parser.add_argument("--one", nargs=2, metavar=("SHAPE", "LENGTH"), help=argparse.SUPPRESS)
     parser.add_argument("--counted", nargs=2, help=argparse.SUPPRESS)
@@ -216,6 +219,7 @@ def main() -> None:
         return
     print("| shape | tokens | µs a token | memory, MiB |")
     print("| --- | ---: | ---: | ---: |")
+    rows: list[dict[str, Any]] = []
     for shape in chosen.shapes.split(","):
         for length in DECODER_LENGTHS if shape == "qwen3" else LENGTHS:
             command = [sys.executable, __file__, "--one", shape, str(length)]
@@ -227,6 +231,14 @@ def main() -> None:
                 f"| {LIKE[shape]} | {length} | {row['microseconds']:.0f} | {row['mebibytes']:.0f} |",
                 flush=True,
             )
+            rows.append({"shape": LIKE[shape], "tokens": length, **row})
+            if chosen.out:
+                record = {
+                    "run": describe_run(row["threads"], sys.argv),
+                    "precision": chosen.precision,
+                }
+                text = json.dumps(record | {"rows": rows}, indent=1)
+                chosen.out.write_text(text + "\n", encoding="utf-8")
     print(f"\n{chosen.precision}, {row['threads']} threads")
 
 

