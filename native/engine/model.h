@@ -64,7 +64,7 @@ struct WordTable {
   // out = factor * row `at`.
   void read(int at, int hidden, float factor, float *out) const {
     const std::ptrdiff_t first = static_cast<std::ptrdiff_t>(at) * hidden;
-    const auto widen = [=, this]<class T>(const T *stored, auto &&value) {
+    const auto widen = [=]<class T>(const T *stored, auto &&value) {
       for (int c = 0; c < hidden; ++c)
         out[c] = value(stored[first + c]) * factor;
     };

@@ -3,6 +3,7 @@
 // Why not vpmaddubsw: it adds two products u8 * s8 in int16 and saturates (2 * 255 * 127 > 32767). Here bytes are taken
 // apart into even and odd int16 and multiplied with vpmaddwd, whose int32 sum of two products cannot overflow.
 #include "kernels/shared/vector_kernels.h"
+#include "kernels/x86/byte_pairs.h"
 #include "kernels/x86/lanes_avx2.h"
 
 namespace quaver {
@@ -10,24 +11,9 @@ namespace {
 
 struct Tile {
   static constexpr int rows = 6;
-  static constexpr int block = 256; // groups of K that are taken apart at a time: 8 KB on the stack
+  static constexpr int block = 256; // groups of K that are taken apart at a time: 12 KB on the stack
 
-  // Bytes 0, 2 and bytes 1, 3 of each group of four activations, as pairs of int16, ready to be broadcast.
-  struct Pairs {
-    alignas(32) std::int32_t even[rows][block];
-    alignas(32) std::int32_t odd[rows][block];
-  };
-
-  template <int R> static void take_apart(const std::uint8_t *q, std::ptrdiff_t ldq, int groups, Pairs &pairs) {
-    const __m256i low = _mm256_set1_epi16(0x00ff);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-      for (int g = 0; g < groups; g += 8) { // rows of q are padded: the last eight groups may be behind depth
-        const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(q + r * ldq + g * kGroup));
-        _mm256_store_si256(reinterpret_cast<__m256i *>(&pairs.even[r][g]), _mm256_and_si256(bytes, low));
-        _mm256_store_si256(reinterpret_cast<__m256i *>(&pairs.odd[r][g]), _mm256_srli_epi16(bytes, 8));
-      }
-  }
+  using Pairs = BytePairs<rows, block>;
 
   // Why not the intrinsic: gcc 12 then adds the products of even and odd bytes to each other first, holds more of them
   // at a time than there are registers, and spills accumulators (0.78 of the peak instead of 0.93).
@@ -83,7 +69,7 @@ struct Tile {
     Pairs pairs;
     for (int first = 0; first < depth / kGroup; first += block) {
       const int groups = quaver::least(block, depth / kGroup - first);
-      take_apart<R>(q + first * kGroup, ldq, groups, pairs);
+      pairs.fill<R>(q + first * kGroup, ldq, groups);
       for (int column = 0; column < W; column += kStrip)
         multiply<R, W>(pairs, panel + column / kStrip * strip + first * kStrip * kGroup, groups, first == 0,
                        sums + column, ahead);

@@ -3,6 +3,7 @@
 // As avx2.cpp, on registers twice as wide. On Intel, vpmaddwd and vpaddd of ymm registers share three ports and those
 // of zmm registers two, so the peak is 32 products a cycle instead of 24.
 #include "kernels/shared/vector_kernels.h"
+#include "kernels/x86/byte_pairs.h"
 #include "kernels/x86/lanes_avx512.h"
 
 namespace quaver {
@@ -12,23 +13,7 @@ struct Tile {
   static constexpr int rows = 6;
   static constexpr int block = 256; // groups of K that are taken apart at a time: 12 KB on the stack
 
-  // Bytes 0, 2 and bytes 1, 3 of each group of four activations, as pairs of int16, ready to be broadcast.
-  struct Pairs {
-    alignas(64) std::int32_t even[rows][block];
-    alignas(64) std::int32_t odd[rows][block];
-  };
-
-  // Eight groups at a time: a row may end there.
-  template <int R> static void take_apart(const std::uint8_t *q, std::ptrdiff_t ldq, int groups, Pairs &pairs) {
-    const __m256i low = _mm256_set1_epi16(0x00ff);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-      for (int g = 0; g < groups; g += 8) {
-        const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(q + r * ldq + g * kGroup));
-        _mm256_store_si256(reinterpret_cast<__m256i *>(&pairs.even[r][g]), _mm256_and_si256(bytes, low));
-        _mm256_store_si256(reinterpret_cast<__m256i *>(&pairs.odd[r][g]), _mm256_srli_epi16(bytes, 8));
-      }
-  }
+  using Pairs = BytePairs<rows, block>;
 
   // Why not the intrinsic: see avx2.cpp.
   static void add(__m512i &sum, __m512i product) {
@@ -90,7 +75,7 @@ struct Tile {
     Pairs pairs;
     for (int first = 0; first < depth / kGroup; first += block) {
       const int groups = quaver::least(block, depth / kGroup - first);
-      take_apart<R>(q + first * kGroup, ldq, groups, pairs);
+      pairs.fill<R>(q + first * kGroup, ldq, groups);
       for (int column = 0; column < W; column += strips * kStrip)
         multiply<R, strips, W>(pairs, panel + column / kStrip * strip + first * kStrip * kGroup, strip, groups,
                                first == 0, sums + column, ahead);
