@@ -82,6 +82,9 @@ public:
   // Of the packed weights.
   virtual std::size_t bytes() const = 0;
 
+  // Products that a core makes in a nanosecond, see KernelTable.
+  virtual int rate() const = 0;
+
 protected:
   Linear(const float *bias, int outputs, int inputs, const KernelTable &kernels);
 
@@ -100,6 +103,7 @@ public:
   LinearInput read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows residuals,
                    InputRoom &room) const override;
   void prepare(const LinearInput &input, int first, int last) const override;
+  int rate() const override { return kernels_.float32_rate; }
 
 protected:
   using Linear::Linear;
@@ -151,6 +155,7 @@ public:
   void prepare(const LinearInput &input, int first, int last) const override;
   void multiply(const LinearInput &input, int first_panel, int last_panel, float *y, std::ptrdiff_t ldy,
                 Activation act) const override;
+  int rate() const override { return kernels_.bfloat16->rate; }
 
 private:
   std::ptrdiff_t row_size() const { return round_up(inputs_, kPairStep); } // K+
@@ -180,6 +185,7 @@ public:
   bool rounds_to_bytes() const final { return true; }
   LinearInput read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows residuals, InputRoom &room) const final;
   void prepare(const LinearInput &input, int first, int last) const final;
+  int rate() const final { return kernels_.int8_rate; }
 
 protected:
   // `ends` as in InputGroups; `sums` for a kind that reads Int8Rows::sums; `apart` are inputs that become a last group,

@@ -10,9 +10,11 @@ namespace {
 // weights once per chunk costs little compared with the arithmetic.
 constexpr int kChunkTokens = 256;
 
-// Up to this many rows a core waits for a weight, and longer when no cache holds the weights.
+// Up to this many rows a core waits for a weight, and longer when no cache holds the weights. Kernels that multiply
+// faster wait for as many rows as they multiply while one core of many reads this many bytes in a nanosecond.
 constexpr int kReadRows = 16, kReadRowsUncached = 64;
 constexpr std::size_t kCacheBytes = 32 << 20;
+constexpr double kReadRate = 10.0;
 
 // A product of attention costs as much as two of a linear layer, and packing a key and a value as much as this many
 // queries that read them.
@@ -22,8 +24,8 @@ constexpr int kPackRows = 50;
 // Part of a text that is worth packing its keys and values again.
 constexpr int kLeastQueries = 32;
 
-// A hand-over within a team, 0.3 to 0.5 microseconds for two threads and more for many, in products.
-double hand_over(int threads) { return threads == 1 ? 0.0 : 4e4 + 1e4 * threads; }
+// A hand-over within a team, and what threads of unequal speed wait for each other there: nanoseconds.
+double hand_over(int threads) { return threads == 1 ? 0.0 : 540.0 + 135.0 * threads; }
 
 // From this many threads on, several texts are divided by outputs, and a block has at least so many rows.
 constexpr int kWideTeam = 4, kLeastBlock = 16;
@@ -112,39 +114,48 @@ AttentionUnits attention_units(const LayerSpec &layer) {
 // --- What a chunk costs ---------------------------------------------------------------------------------------------
 
 Schedule::Schedule(const Model &model, std::size_t weight_bytes)
-    : read_rows_(weight_bytes <= kCacheBytes ? kReadRows : kReadRowsUncached), divides_(model.relative.rows == nullptr),
-      relative_(model.relative.rows != nullptr) {
+    : kernels_(model.kernels), divides_(model.relative.rows == nullptr), relative_(model.relative.rows != nullptr) {
+  const int read_rows = weight_bytes <= kCacheBytes ? kReadRows : kReadRowsUncached;
   for (const Layer &layer : model.layers) {
     layers_.push_back(&layer.spec);
     const int units = attention_units(layer.spec).count;
     divides_ = divides_ && units > 0;
-    const auto part = [](const Linear &linear, int columns) {
-      return Part{columns, static_cast<double>(linear.outputs()) * linear.inputs()};
+    const auto part = [&](const Linear &linear, int columns) {
+      const double row = static_cast<double>(linear.outputs()) * linear.inputs() / linear.rate();
+      return Part{columns, row, std::max(read_rows * row, static_cast<double>(linear.bytes()) / kReadRate)};
     };
     parts_.push_back(part(*layer.qkv, std::max(units, 1)));
     for (const LinearPtr *linear : {&layer.out, &layer.up, &layer.down})
       parts_.push_back(part(**linear, (*linear)->panels()));
   }
+  double read = 0.0;
+  for (const Part &part : parts_) {
+    row_ += part.row;
+    read += part.read;
+  }
+  if (row_ > 0.0)
+    read_rows_ = static_cast<int>(read / row_ + 0.5);
   // Layers of the same shape count once, as often as they are there.
   for (std::size_t i = parts_.size(); i-- > 4;)
     for (std::size_t first = 0; first < 4; ++first)
       if (parts_[first].columns == parts_[i].columns) {
         parts_[first].row += parts_[i].row;
+        parts_[first].read += parts_[i].read;
         parts_.erase(parts_.begin() + static_cast<std::ptrdiff_t>(i));
         break;
       }
 }
 
-double Schedule::row() const {
+// What the linear layers cost a thread.
+double Schedule::linear(int rows) const {
   double all = 0.0;
   for (const Part &part : parts_)
-    all += part.row;
+    all += std::max(part.row * rows, part.read);
   return all;
 }
 
 double Schedule::by_rows(int rows, int threads) const {
-  return row() * std::max(ceil_of(rows, threads), read_rows_) +
-         2.0 * static_cast<double>(layers_.size()) * hand_over(threads);
+  return linear(ceil_of(rows, threads)) + 2.0 * static_cast<double>(layers_.size()) * hand_over(threads);
 }
 
 double Schedule::by_outputs(int rows, int blocks, int threads, bool alone) const {
@@ -152,15 +163,23 @@ double Schedule::by_outputs(int rows, int blocks, int threads, bool alone) const
   for (const Part &part : parts_) {
     const int shares = column_shares(blocks, part.columns, threads);
     const double most = ceil_of(blocks * shares, threads) * ceil_of(part.columns, shares);
-    all += most / part.columns * part.row * std::max(ceil_of(rows, blocks), read_rows_);
+    all += most / part.columns * std::max(part.row * ceil_of(rows, blocks), part.read);
   }
   return all + (alone ? 7.0 : 9.0) * static_cast<double>(layers_.size()) * hand_over(threads);
+}
+
+// A product of attention, of queries and keys or weights and values.
+double Schedule::attention_product(const LayerSpec &layer) const {
+  const int rate = layer.attention == AttentionPrecision::int8       ? kernels_.int8_rate
+                   : layer.attention == AttentionPrecision::bfloat16 ? kernels_.bfloat16->rate
+                                                                     : kernels_.float32_rate;
+  return kAttentionProduct / rate;
 }
 
 double Schedule::attention(const Sequences &sequences, int threads) const {
   double all = 0.0, most = 0.0;
   for (const LayerSpec *layer : layers_) {
-    const double one = 2.0 * kAttentionProduct * layer->head_size;
+    const double one = 2.0 * attention_product(*layer) * layer->head_size;
     double layer_all = 0.0, longest = 0.0;
     for (const Sequence &s : sequences) {
       const double head = one * s.length * (std::min(s.length, layer->behind) + kPackRows);
@@ -174,9 +193,10 @@ double Schedule::attention(const Sequences &sequences, int threads) const {
 }
 
 double Schedule::work(int length) const {
-  double all = row() * length;
+  double all = row_ * length;
   for (const LayerSpec *layer : layers_)
-    all += 2.0 * kAttentionProduct * layer->query_width() * length * (std::min(length, layer->behind) + kPackRows);
+    all +=
+        2.0 * attention_product(*layer) * layer->query_width() * length * (std::min(length, layer->behind) + kPackRows);
   return all;
 }
 

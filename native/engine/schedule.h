@@ -85,7 +85,8 @@ struct AttentionItem {
 };
 
 // What makes a batch fast, by an estimate of what everything costs: chunks and teams, and how each of these divides its
-// layers. Any choice gives the same bits. The unit is one multiplication of eight bits in a large product.
+// layers. Any choice gives the same bits. Costs are nanoseconds: products at the rate of the kernel table, so that fast
+// kernels are divided among fewer threads where hand-overs would take longer than they.
 //
 // A layer is divided by rows where each thread has enough of them: two hand-overs a layer, and every thread reads all
 // weights. With fewer rows it is divided by outputs: eight hand-overs, and a weight is read by one thread of a block.
@@ -97,13 +98,14 @@ public:
   Division divide(const Sequences &sequences, int threads) const;
 
 private:
-  // A linear layer: what threads can divide, and what a row costs.
+  // A linear layer: what threads can divide, what a row costs, and what reading the weights costs at least.
   struct Part {
     int columns;
-    double row;
+    double row, read;
   };
 
-  double row() const;
+  double linear(int rows) const;
+  double attention_product(const LayerSpec &layer) const;
   double by_rows(int rows, int threads) const;
   double by_outputs(int rows, int blocks, int threads, bool alone) const;
   double attention(const Sequences &sequences, int threads) const;
@@ -111,7 +113,9 @@ private:
 
   std::vector<Part> parts_; // of all layers together: projection, output, up, down
   std::vector<const LayerSpec *> layers_;
-  int read_rows_;           // reading a weight takes as long as multiplying it with this many rows
+  const KernelTable &kernels_;
+  double row_ = 0.0;        // of all parts
+  int read_rows_ = 0;       // reading the weights takes as long as multiplying them with this many rows
   bool divides_, relative_; // whether outputs can be divided; whether scores have relative positions
 };
 

@@ -182,6 +182,7 @@ static constexpr int value_width(int head_size) { return head_size <= 16 ? 16 : 
 struct BFloat16Kernels {
   const char *name; // as kernels/instruction_sets.h lists it
   int score_bytes;  // as in KernelTable, of `attend`
+  int rate;         // the same, of `linear`
 
   // Round rows to bfloat16. NaN stays NaN, and what is larger than every bfloat16 becomes infinite.
   //   x f32 [rows][ldx], q bfloat16 rows [rows][ldq], ldq >= cols rounded up to 32: all of these are written
@@ -217,6 +218,10 @@ struct KernelTable {
   int group;         // inputs of one output side by side in an int8 panel
   int key_step;      // features of an int8 key are rounded up to this
   int score_bytes;   // scratch of `attend` and `attend_int8`, for each key; keys count up to a multiple of kPanel
+
+  // Products that a core makes in a nanosecond in a large layer. What threads gain is weighed against their hand-overs
+  // with it; wrong by a factor of two costs little. (kernels.md says where each number comes from.)
+  int int8_rate, float32_rate;
 
   // Products of bfloat16 that go with this set where the CPU has them, too (see cpu.h); null for none.
   const BFloat16Kernels *bfloat16;

@@ -602,20 +602,23 @@ void test_bfloat16(const Drawn &m, const KernelTable &k, int rounds, std::size_t
 // A linear layer without weights, for plans.
 class Weightless final : public Linear {
 public:
-  Weightless(int outputs, int inputs)
-      : Linear(std::vector<float>(static_cast<std::size_t>(outputs)).data(), outputs, inputs, scalar_kernels) {}
+  Weightless(int outputs, int inputs, const KernelTable &kernels)
+      : Linear(std::vector<float>(static_cast<std::size_t>(outputs)).data(), outputs, inputs, kernels) {}
   bool prepares() const override { return true; }
   LinearInput read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows residuals, InputRoom &) const override {
     return {x, ldx, rows, residuals, {}, nullptr};
   }
   void prepare(const LinearInput &, int, int) const override {}
   void multiply(const LinearInput &, int, int, float *, std::ptrdiff_t, Activation) const override {}
-  std::size_t bytes() const override { return 0; }
+  std::size_t bytes() const override { return static_cast<std::size_t>(outputs_) * static_cast<std::size_t>(inputs_); }
+  int rate() const override { return kernels_.int8_rate; }
 };
 
-// What is planned for the shapes of BGE.
+// What is planned for the shapes of BGE, with kernels of AVX2's rate and with faster ones.
 void test_plans() {
-  const auto planned = [](int hidden, const std::vector<int> &lengths, int threads) {
+  const auto planned = [](int hidden, const std::vector<int> &lengths, int threads, int times = 1) {
+    KernelTable kernels = scalar_kernels;
+    kernels.int8_rate = 74 * times;
     const LayerSpec spec{.heads = 12,
                          .kv_heads = 12,
                          .head_size = hidden / 12,
@@ -626,15 +629,15 @@ void test_plans() {
                          .attention = Precision::int8,
                          .gate = Gate::none,
                          .activation = Activation::gelu};
-    Model m{.kernels = scalar_kernels,
+    Model m{.kernels = kernels,
             .geometry = {hidden, 1, 512, 0, 0, 1.0f, {Pooling::cls}, true},
             .embeddings = {nullptr, nullptr, nullptr}};
     for (int l = 0; l < 12; ++l) {
       Layer layer{.spec = spec,
-                  .qkv = std::make_unique<Weightless>(3 * hidden, hidden),
-                  .out = std::make_unique<Weightless>(hidden, hidden),
-                  .up = std::make_unique<Weightless>(4 * hidden, hidden),
-                  .down = std::make_unique<Weightless>(hidden, 4 * hidden)};
+                  .qkv = std::make_unique<Weightless>(3 * hidden, hidden, kernels),
+                  .out = std::make_unique<Weightless>(hidden, hidden, kernels),
+                  .up = std::make_unique<Weightless>(4 * hidden, hidden, kernels),
+                  .down = std::make_unique<Weightless>(hidden, 4 * hidden, kernels)};
       m.layers.push_back(std::move(layer));
     }
     Batch batch;
@@ -661,6 +664,41 @@ void test_plans() {
   CHECK((planned(384, {100}, 2) == Numbers{1, 1, 2, 0}), "100 tokens of small, two threads");
   CHECK((planned(768, {512}, 28) == Numbers{1, 1, 28, 7}), "a long text, 28 threads");
   CHECK(planned(384, {16}, 96)[2] <= 12, "a short text, 96 threads");
+
+  // A hand-over takes as long beside faster kernels: they share a short text among fewer threads, and many texts among
+  // all of them.
+  for (const int hidden : {384, 768})
+    for (const int threads : {8, 28, 56, 96}) {
+      const auto taking_part = [&](int tokens, int times) { return planned(hidden, {tokens}, threads, times)[2]; };
+      for (const int tokens : {16, 64}) {
+        const int once = taking_part(tokens, 1), eight = taking_part(tokens, 8), sixteen = taking_part(tokens, 16);
+        CHECK(eight <= once && sixteen <= eight && (threads < 56 || eight < once),
+              "%d tokens of %d, %d threads: %d, 8 times as fast %d, 16 times %d", tokens, hidden, threads, once, eight,
+              sixteen);
+      }
+      for (const int times : {1, 8, 16})
+        CHECK(planned(hidden, std::vector<int>(128, 256), threads, times)[2] == threads, "%d threads, %d times as fast",
+              threads, times);
+    }
+  CHECK(planned(384, {16}, 96, 16)[2] <= 8, "a short text, 96 threads, 16 times as fast");
+  CHECK(planned(768, {512}, 28, 16)[2] > 12, "a long text, 28 threads, 16 times as fast");
+}
+
+// Each table says how fast it is: hand-overs are weighed with it.
+void test_rates() {
+  for (const InstructionSet &set : instruction_sets()) {
+    const KernelTable &k = *set.kernels;
+    CHECK(k.int8_rate >= k.float32_rate && k.float32_rate > 0, "%s: %d and %d products", k.name, k.int8_rate,
+          k.float32_rate);
+    CHECK(k.bfloat16 == nullptr || (k.bfloat16->rate > k.float32_rate && k.bfloat16->rate <= k.int8_rate),
+          "%s: %d products of bfloat16", k.name, k.bfloat16 == nullptr ? 0 : k.bfloat16->rate);
+    for (const InstructionSet &better : instruction_sets()) { // the list begins with the best
+      if (&better == &set)
+        break;
+      CHECK(better.kernels->int8_rate > k.int8_rate, "%s: %d products, %s %d", better.kernels->name,
+            better.kernels->int8_rate, k.name, k.int8_rate);
+    }
+  }
 }
 
 void test_interruption(const Drawn &m, const KernelTable &k) {
@@ -747,6 +785,7 @@ void test_enter_and_leave(const Drawn &m, const KernelTable &k) {
 int main(int argc, char **argv) {
   test_first_not_finite();
   test_plans();
+  test_rates();
   test_blocks();
   const Drawn even({.hidden = 64, .heads = 4, .intermediate = 256, .pooling = Pooling::mean}),
       odd({.hidden = 36, .heads = 3, .intermediate = 100, .pooling = Pooling::cls}),

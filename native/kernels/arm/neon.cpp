@@ -58,6 +58,6 @@ struct Tile {
 
 } // namespace
 
-constinit const KernelTable neon_kernels = VectorKernels<Lanes, Tile>::table("neon");
+constinit const KernelTable neon_kernels = VectorKernels<Lanes, Tile>::table("neon", 25, 25);
 
 } // namespace quaver

@@ -69,6 +69,6 @@ struct Tile {
 
 } // namespace
 
-constinit const KernelTable neon_dotprod_kernels = VectorKernels<Lanes, Tile>::table("neon_dotprod");
+constinit const KernelTable neon_dotprod_kernels = VectorKernels<Lanes, Tile>::table("neon_dotprod", 75, 25);
 
 } // namespace quaver

@@ -62,6 +62,6 @@ struct Tile {
 
 } // namespace
 
-constinit const KernelTable neon_i8mm_kernels = VectorKernels<Lanes, Tile>::table("neon_i8mm");
+constinit const KernelTable neon_i8mm_kernels = VectorKernels<Lanes, Tile>::table("neon_i8mm", 150, 25);
 
 } // namespace quaver

@@ -223,9 +223,10 @@ template <class L, class Tile> struct BFloat16Loops {
     }
   }
 
-  static constexpr BFloat16Kernels table(const char *name) {
+  static constexpr BFloat16Kernels table(const char *name, int rate) {
     return {.name = name,
             .score_bytes = score_bytes,
+            .rate = rate,
             .round_rows = round_rows,
             .linear = linear,
             .pack_keys = pack_keys,

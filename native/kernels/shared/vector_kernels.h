@@ -182,7 +182,8 @@ template <class L, class Tile, class HeadTile = Tile> struct VectorKernels : Att
       return 0;
   }();
 
-  static constexpr KernelTable table(const char *name, const BFloat16Kernels *bfloat16 = nullptr) {
+  static constexpr KernelTable table(const char *name, int int8_rate, int float32_rate,
+                                     const BFloat16Kernels *bfloat16 = nullptr) {
     return {.name = name,
             .alignment = static_cast<int>(sizeof(V)),
             .tile_rows = Tile::rows,
@@ -190,6 +191,8 @@ template <class L, class Tile, class HeadTile = Tile> struct VectorKernels : Att
             .group = Linear::group,
             .key_step = Attention::key_step,
             .score_bytes = Attention::score_bytes,
+            .int8_rate = int8_rate,
+            .float32_rate = float32_rate,
             .bfloat16 = bfloat16,
             .enter = nullptr,
             .leave = nullptr,

@@ -130,7 +130,7 @@ struct HeadTile : Tile {
 };
 
 constexpr KernelTable table() {
-  KernelTable t = VectorKernels<Lanes, Tile, HeadTile>::table("amx", &avx512bf16_kernels);
+  KernelTable t = VectorKernels<Lanes, Tile, HeadTile>::table("amx", 1000, 100, &avx512bf16_kernels);
   t.enter = configure_tiles;
   t.leave = release_tiles;
   return t;

@@ -79,6 +79,6 @@ struct Tile {
 
 } // namespace
 
-constinit const KernelTable avx2_kernels = VectorKernels<Lanes, Tile>::table("avx2");
+constinit const KernelTable avx2_kernels = VectorKernels<Lanes, Tile>::table("avx2", 74, 50);
 
 } // namespace quaver

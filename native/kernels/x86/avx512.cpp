@@ -85,6 +85,6 @@ struct Tile {
 
 } // namespace
 
-constinit const KernelTable avx512_kernels = VectorKernels<Lanes, Tile>::table("avx512");
+constinit const KernelTable avx512_kernels = VectorKernels<Lanes, Tile>::table("avx512", 100, 100);
 
 } // namespace quaver

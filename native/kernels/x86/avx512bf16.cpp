@@ -112,6 +112,6 @@ struct Tile {
 
 } // namespace
 
-constinit const BFloat16Kernels avx512bf16_kernels = BFloat16Loops<PairLanes, Tile>::table("avx512bf16");
+constinit const BFloat16Kernels avx512bf16_kernels = BFloat16Loops<PairLanes, Tile>::table("avx512bf16", 200);
 
 } // namespace quaver

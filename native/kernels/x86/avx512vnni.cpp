@@ -7,6 +7,6 @@
 namespace quaver {
 
 constinit const KernelTable avx512vnni_kernels =
-    VectorKernels<Lanes, VnniTile>::table("avx512vnni", &avx512bf16_kernels);
+    VectorKernels<Lanes, VnniTile>::table("avx512vnni", 350, 100, &avx512bf16_kernels);
 
 } // namespace quaver

@@ -59,6 +59,6 @@ struct Tile {
 
 } // namespace
 
-constinit const KernelTable avxvnni_kernels = VectorKernels<Lanes, Tile>::table("avxvnni");
+constinit const KernelTable avxvnni_kernels = VectorKernels<Lanes, Tile>::table("avxvnni", 230, 50);
 
 } // namespace quaver
