@@ -14,12 +14,11 @@ inline double take_spent() {
 
 // What handing over costs, in nanoseconds.
 struct Machine {
-  double line = 60.0;       // a cache line from another core
-  double claim = 20.0;      // an item at home
-  double wake = 50'000.0;   // from a notification until a sleeping thread runs
-  double notify = 3'000.0;  // to notify one
-  double patience = 60'000; // how long a thread looks before it sleeps
-  bool awake = false;       // workers look for a call when it comes
+  double line = 60.0;      // a cache line from another core
+  double claim = 20.0;     // an item at home
+  double wake = 50'000.0;  // from a notification until a sleeping thread runs
+  double notify = 3'000.0; // to notify one
+  bool awake = false;      // workers look for a call when it comes
 };
 inline Machine machine;
 

@@ -1,9 +1,9 @@
 // What the kernels and whole calls cost on this machine, as lines of words and nanoseconds:
 //
-//   linear DEPTH ACTIVATION ROWS NS    one panel of 64 outputs, among as many as a layer of that depth has
+//   linear DEPTH GROUPS ACTIVATION ROWS NS    one panel of 64 outputs, among as many as such a layer has
 //   attend D LENGTH NS                 one query of a head
 //   keys D NS, values D NS             packing one of them
-//   quantize COLUMNS NS, norm COLUMNS NS       one row
+//   quantize COLUMNS NS, sums COLUMNS NS, norm COLUMNS NS      one row
 //   call MODEL BATCH THREADS NS        a whole batch
 //
 //   measure [seconds per case [kernels]]       `make many-cores` builds and runs it; "kernels" leaves the calls out
@@ -48,20 +48,26 @@ void kernels_of(const KernelTable &k) {
   for (std::size_t i = 0; i < x.size(); ++i)
     x[i] = static_cast<float>(i % 97) - 48.0f;
   struct Layer {
+    LinearPlace place;
     int depth, outputs;
-    Activation activation;
-    const char *name;
   };
-  for (const Layer &layer : {Layer{384, 1152, Activation::none, "none"}, Layer{384, 1536, Activation::gelu, "gelu"},
-                             Layer{1536, 384, Activation::none, "none"}, Layer{768, 2304, Activation::none, "none"},
-                             Layer{768, 3072, Activation::gelu, "gelu"}, Layer{3072, 768, Activation::none, "none"}}) {
-    const LinearPtr linear = random_linear(layer.outputs, layer.depth, k, memory);
+  std::vector<Layer> layers;
+  for (const int hidden : {384, 768})
+    layers.insert(layers.end(), {{LinearPlace::qkv, hidden, 3 * hidden},
+                                 {LinearPlace::out, hidden, hidden},
+                                 {LinearPlace::up, hidden, 4 * hidden},
+                                 {LinearPlace::down, 4 * hidden, hidden}});
+  for (const Layer &layer : layers) {
+    const LinearPtr linear = random_linear(layer.place, layer.outputs, layer.depth, k, memory);
+    const auto groups = std::max(group_ends(layer.place, layer.depth).size(), std::size_t{1});
+    const Activation activation = layer.place == LinearPlace::up ? Activation::gelu : Activation::none;
     for (const int rows : {1, 2, 3, 4, 5, 6, 8, 12, 16, 18, 19, 24, 32, 37, 48, 64, 73, 86, 96}) {
       const LinearInput input = linear->read(x.data(), row_step(layer.depth), rows, {}, scratch().input);
       linear->prepare(input, 0, rows);
-      const double ns = least(
-          [&] { linear->multiply(input, 0, linear->panels(), y.data(), row_step(layer.outputs), layer.activation); });
-      std::printf("linear %d %s %d %.1f\n", layer.depth, layer.name, rows, ns / linear->panels());
+      const double ns =
+          least([&] { linear->multiply(input, 0, linear->panels(), y.data(), row_step(layer.outputs), activation); });
+      std::printf("linear %d %zu %s %d %.1f\n", layer.depth, groups, activation == Activation::none ? "none" : "gelu",
+                  rows, ns / linear->panels());
     }
     std::fflush(stdout);
   }
@@ -88,13 +94,15 @@ void kernels_of(const KernelTable &k) {
     }
   }
   std::vector<std::uint8_t> q(area(96, 3200));
-  float scale[96];
+  float scale[96], sums[96];
   std::int32_t zero[96];
-  for (const int columns : {32, 64, 384, 768, 1536, 3072}) {
+  for (const int columns : {32, 64, 192, 320, 384, 704, 768}) {
     std::printf("quantize %d %.2f\n", columns,
                 least([&] { k.quantize_rows(x.data(), row_step(columns), 96, columns, q.data(), 3200, scale, zero); }) /
                     96);
-    if (columns > 64 && columns < 1000) {
+    if (columns >= 64)
+      std::printf("sums %d %.2f\n", columns, least([&] { k.row_sums(q.data(), 3200, 96, columns, zero, sums); }) / 96);
+    if (columns == 384 || columns == 768) {
       const Norm norm = plain_norm(columns);
       std::printf("norm %d %.2f\n", columns, least([&] {
                                                k.add_norm(x.data(), row_step(columns), y.data(), row_step(columns), 96,
@@ -125,8 +133,8 @@ int main(int argc, char **argv) {
         if (batch.ids.size() > 8192)
           continue;
         std::vector<float> vectors(area(batch.view().sequences, shape.hidden));
-        const double ns = least([&] { encoder.encode(batch.view(), threads, vectors.data(), [] { return false; }); },
-                                10.0 * budget);
+        const double ns =
+            least([&] { encoder.encode(batch.view(), threads, vectors.data(), [] { return false; }); }, 10.0 * budget);
         std::string name = batch.name;
         std::replace(name.begin(), name.end(), ' ', '-');
         std::printf("call %s %s %d %.0f\n", shape.name, name.c_str(), threads, ns);

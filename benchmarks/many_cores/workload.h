@@ -1,5 +1,5 @@
-// The models and batches that are measured and simulated: the shapes of BGE with random weights, and ids that do not
-// matter.
+// The models and batches that are measured and simulated: the shapes of BGE with random weights in the form of
+// precision="int8", and ids that do not matter.
 #pragma once
 
 #include <cmath>
@@ -24,14 +24,32 @@ struct Tables {
   std::vector<float> words, positions, types;
 };
 
-inline LinearPtr random_linear(int outputs, int inputs, const KernelTable &kernels, WeightMemory &memory) {
+// The linear layers as src/quaver/engine/eight_bits.py makes them: the wide features have a range of their own in the
+// inputs of `qkv` and `up`, those of `down` have eight; all weights but those of `out` are asymmetric.
+enum class LinearPlace { qkv, out, up, down };
+
+inline std::vector<int> group_ends(LinearPlace place, int inputs) {
+  constexpr int wide = 64, parts = 8;
+  if (place == LinearPlace::qkv || place == LinearPlace::up)
+    return {wide, inputs};
+  std::vector<int> ends;
+  for (int part = 1; place == LinearPlace::down && part <= parts; ++part)
+    ends.push_back(inputs / parts * part);
+  return ends;
+}
+
+inline LinearPtr random_linear(LinearPlace place, int outputs, int inputs, const KernelTable &kernels,
+                               WeightMemory &memory) {
   std::mt19937 random(1);
   std::vector<std::int8_t> weight(static_cast<std::size_t>(outputs) * static_cast<std::size_t>(inputs));
   for (auto &w : weight)
     w = static_cast<std::int8_t>(static_cast<int>(random() % 255) - 127);
-  const std::vector<float> scale(static_cast<std::size_t>(outputs), 1e-3f), bias(scale.size(), 0.01f);
+  const std::vector<int> ends = group_ends(place, inputs);
+  const std::vector<float> scale(static_cast<std::size_t>(outputs) * std::max(ends.size(), std::size_t{1}), 1e-3f),
+      centers(scale.size(), 3.0f), bias(static_cast<std::size_t>(outputs), 0.01f);
   return std::make_unique<Int8Linear>(weight.data(), scale.data(), bias.data(), InputRange{0.0f, 0}, outputs, inputs,
-                                      kernels, memory);
+                                      kernels, memory,
+                                      InputGroups{ends, place == LinearPlace::out ? nullptr : centers.data()});
 }
 
 inline Norm plain_norm(int features) {
@@ -71,10 +89,10 @@ inline Model model_of(const Shape &shape, const KernelTable &kernels, Tables &ta
     m.layers.push_back({.spec = spec,
                         .attention = {{}, {}, plain_norm(hidden)},
                         .feed_forward = {{}, {}, plain_norm(hidden)},
-                        .qkv = random_linear(spec.qkv_width(), hidden, kernels, memory),
-                        .out = random_linear(hidden, hidden, kernels, memory),
-                        .up = random_linear(4 * hidden, hidden, kernels, memory),
-                        .down = random_linear(hidden, 4 * hidden, kernels, memory)});
+                        .qkv = random_linear(LinearPlace::qkv, spec.qkv_width(), hidden, kernels, memory),
+                        .out = random_linear(LinearPlace::out, hidden, hidden, kernels, memory),
+                        .up = random_linear(LinearPlace::up, 4 * hidden, hidden, kernels, memory),
+                        .down = random_linear(LinearPlace::down, hidden, 4 * hidden, kernels, memory)});
   return m;
 }
 

@@ -9,11 +9,54 @@
 #include <thread>
 
 #include "check.h"
+#include "threads/rules.h"
 #include "threads/threads.h"
 
 using namespace quaver;
 
 namespace {
+
+// A member alone takes every item once: those at home from the front, then those of each other home from the back.
+void test_homes() {
+  for (const int width : {1, 2, 3, 28})
+    for (const int items : {1, 2, 27, 28, 29, 200})
+      for (int member = 0; member <= width; ++member) { // the last one came as one too many
+        std::vector<std::pair<int, int>> homes;
+        for (int h = 0; h < width; ++h)
+          homes.emplace_back(home_edge(items, width, h), home_edge(items, width, h + 1));
+        CHECK(homes.front().first == 0 && homes.back().second == items, "%d items, width %d", items, width);
+        std::vector<int> expected;
+        for (int i = 0; i < width; ++i) {
+          const auto [first, last] = homes[static_cast<std::size_t>((member + i) % width)];
+          CHECK((last - first) * width < items + width && (last - first + 1) * width > items, "%d items, width %d",
+                items, width);
+          for (int k = 0; k < last - first; ++k)
+            expected.push_back(i == 0 && member < width ? first + k : last - 1 - k);
+        }
+        std::vector<int> taken;
+        ItemSearch search(member, width);
+        const auto take = [&](int home, bool front) {
+          auto &[first, last] = homes[static_cast<std::size_t>(home)];
+          return first == last ? -1 : front ? first++ : --last;
+        };
+        for (int item; (item = search.next(take)) >= 0;)
+          taken.push_back(item);
+        CHECK(taken == expected, "%d items, width %d, member %d", items, width, member);
+      }
+}
+
+// Workers wake workers: each of 95 is woken once, within four rounds.
+void test_waking() {
+  int asleep = 95, woken = 0, rounds = 0;
+  for (int awake = 1; asleep > 0; ++rounds) {
+    int came = 0;
+    for (int thread = 0; thread < awake; ++thread)
+      came += take_sleepers(asleep);
+    woken += came;
+    awake = came;
+  }
+  CHECK(woken == 95 && rounds == 4 && take_sleepers(asleep) == 0, "%d woken in %d rounds", woken, rounds);
+}
 
 void test_every_item_once(ThreadPool &pool) {
   for (const int items : {0, 1, 2, 3, 17, 1000})
@@ -416,6 +459,8 @@ void test_fork() {
 } // namespace
 
 int main() {
+  test_homes();
+  test_waking();
   {
     ThreadPool pool;
     test_every_item_once(pool);

@@ -6,6 +6,7 @@
 
 #include "system/fork.h"
 #include "system/placement.h"
+#include "threads/rules.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -13,13 +14,6 @@
 
 namespace quaver {
 namespace {
-
-// How long a worker looks for the next call, or a caller for its last helper, before it sleeps. The stages of a layer
-// follow each other within a few microseconds; waking a sleeper takes about fifty.
-constexpr std::chrono::microseconds kPatience{60};
-
-// Workers that a caller wakes, and that each worker wakes in turn: four rounds for 96.
-constexpr int kWoken = 3;
 
 void breathe() {
 #if defined(__x86_64__)
@@ -42,6 +36,15 @@ template <class Ready> bool spin(Ready &&ready) {
     }
   } while (std::chrono::steady_clock::now() < end);
   return ready();
+}
+
+// The pool's mutex is held for some hundred nanoseconds. Many workers want it when a call begins and when it ends; one
+// that slept for it would have to be woken, and then the next one.
+std::unique_lock<std::mutex> lock_soon(std::mutex &mutex) {
+  std::unique_lock lock(mutex, std::try_to_lock);
+  if (!lock.owns_lock() && !spin([&lock] { return lock.try_lock(); }))
+    lock.lock();
+  return lock;
 }
 
 std::atomic<ThreadPool *> shared_pool{nullptr};
@@ -75,16 +78,14 @@ void Crew::take_items(int member) {
         of.open_.notify_all();
     }
   } done{*this};
-  for (int i = 0; i < width_; ++i) {
-    Home &home = homes_[static_cast<std::size_t>((member + i) % width_)];
-    const bool own = i == 0 && member < width_;
-    for (int item; (item = take(home, own)) >= 0;) {
-      ++done.items;
-      try {
-        call_(context_, item);
-      } catch (const std::bad_alloc &) {
-        out_of_memory_.store(true, std::memory_order_relaxed);
-      }
+  ItemSearch search(member, width_);
+  const auto from = [this](int home, bool front) { return take(homes_[static_cast<std::size_t>(home)], front); };
+  for (int item; (item = search.next(from)) >= 0;) {
+    ++done.items;
+    try {
+      call_(context_, item);
+    } catch (const std::bad_alloc &) {
+      out_of_memory_.store(true, std::memory_order_relaxed);
     }
   }
 }
@@ -95,7 +96,7 @@ void Crew::run(int items, Call call, void *context) {
   open_.store(items, std::memory_order_relaxed);
   const std::uint32_t stage = (stage_.load(std::memory_order_relaxed) + 1) & 0x7fffffff;
   for (int h = 0; h < width_; ++h) {
-    const auto bound = [&](int place) { return static_cast<std::uint64_t>(std::int64_t{items} * place / width_); };
+    const auto bound = [&](int home) { return static_cast<std::uint64_t>(home_edge(items, width_, home)); };
     homes_[static_cast<std::size_t>(h)].left.store(
         std::uint64_t{stage} << 2 * Range::bits | bound(h + 1) << Range::bits | bound(h), std::memory_order_release);
   }
@@ -193,12 +194,12 @@ void ThreadPool::run(Job &job) {
   job.place = &place;
   int waking;
   {
-    const std::lock_guard lock(mutex_);
+    const auto lock = lock_soon(mutex_);
     start_workers(job.seats - 1);
     jobs_.push_back(&job);
     calls_.fetch_add(1, std::memory_order_release);
     full_.store(!has_room(job), std::memory_order_relaxed);
-    waking = to_wake(job);
+    waking = take_sleepers(job.asleep);
   }
   wake(waking);
 
@@ -210,7 +211,7 @@ void ThreadPool::run(Job &job) {
         job.next.store(job.seats, std::memory_order_relaxed);
         int waking = 0;
         {
-          const std::lock_guard lock(pool.mutex_); // from here on nobody joins
+          const auto lock = lock_soon(pool.mutex_); // from here on nobody joins
           pool.jobs_.erase(std::find(pool.jobs_.begin(), pool.jobs_.end(), &job));
           pool.full_.store(false, std::memory_order_relaxed);
           if (!pool.jobs_.empty()) { // there is room for a helper of another call
@@ -230,10 +231,10 @@ void ThreadPool::run(Job &job) {
 
 void ThreadPool::await_helpers(Job &job) {
   if (spin([&] { return job.helpers.load(std::memory_order_acquire) == 0; })) {
-    const std::lock_guard lock(mutex_); // the last helper has let go of the job
+    const auto lock = lock_soon(mutex_); // the last helper has let go of the job
     return;
   }
-  std::unique_lock lock(mutex_);
+  auto lock = lock_soon(mutex_);
   done_.wait(lock, [&] { return job.helpers.load(std::memory_order_acquire) == 0; });
 }
 
@@ -244,14 +245,6 @@ void ThreadPool::start_workers(int wanted) {
   } catch (const std::system_error &) {
     // No more threads to be had: the existing ones, or the caller alone, do the work.
   }
-}
-
-// How many workers this thread wakes for a job; those wake others. Waking one costs some microseconds, and each takes
-// about fifty to begin.
-int ThreadPool::to_wake(Job &job) {
-  const int workers = std::min(job.asleep, kWoken);
-  job.asleep -= workers;
-  return workers;
 }
 
 void ThreadPool::wake(int workers) {
@@ -269,30 +262,32 @@ ThreadPool::Job *ThreadPool::find_job() {
   return nullptr;
 }
 
-// Waits for a call after the `seen`th; false when the pool ends.
-bool ThreadPool::await_call(unsigned seen, WorkerCpus &cpus) {
+// Waits for a call after the `seen`th, or the end of the pool.
+std::unique_lock<std::mutex> ThreadPool::await_call(unsigned seen, WorkerCpus &cpus) {
   if (full_.load(std::memory_order_relaxed) || !spin([&] { return calls_.load(std::memory_order_acquire) != seen; }))
     cpus.sleep();
-  std::unique_lock lock(mutex_);
+  auto lock = lock_soon(mutex_);
   wake_.wait(lock, [&] { return stop_ || calls_.load(std::memory_order_relaxed) != seen; });
-  return !stop_;
+  return lock;
 }
 
 void ThreadPool::worker() {
   unsigned seen = 0;
   WorkerCpus cpus;
-  while (await_call(seen, cpus)) {
-    std::unique_lock lock(mutex_);
+  for (;;) {
+    auto lock = await_call(seen, cpus);
+    if (stop_)
+      return;
     seen = calls_.load(std::memory_order_relaxed);
     while (Job *job = find_job()) {
       job->helpers.fetch_add(1, std::memory_order_relaxed);
       ++helping_;
-      const int seat = job->next.fetch_add(1, std::memory_order_relaxed), waking = to_wake(*job);
+      const int seat = job->next.fetch_add(1, std::memory_order_relaxed), waking = take_sleepers(job->asleep);
       lock.unlock();
       wake(waking);
       cpus.enter(*job->place);
       job->work(seat);
-      lock.lock();
+      lock = lock_soon(mutex_);
       --helping_;
       if (job->helpers.fetch_sub(1, std::memory_order_acq_rel) == 1)
         done_.notify_all();

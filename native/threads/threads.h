@@ -194,12 +194,11 @@ private:
   void run(Job &job);
   void await_helpers(Job &job);
   void start_workers(int wanted);
-  int to_wake(Job &job);
   void wake(int workers);
   void worker();
   bool has_room(const Job &job) const;
   Job *find_job();
-  bool await_call(unsigned seen, WorkerCpus &cpus);
+  std::unique_lock<std::mutex> await_call(unsigned seen, WorkerCpus &cpus);
 
   std::mutex mutex_;
   std::condition_variable wake_, done_;

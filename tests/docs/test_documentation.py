@@ -332,3 +332,10 @@ def test_a_filter_that_a_page_shows_finds_a_sample_document() -> None:
     assert shown
     for source in shown:
         assert (REPOSITORY / "examples" / "python-docs" / source).is_file(), source
+
+
+def test_the_simulated_machines_are_those_of_the_record() -> None:
+    many = script("many_cores")
+    shown = many.PAGE.read_text(encoding="utf-8").partition(many.START)[2].partition(many.END)[0]
+    record = json.loads(many.RECORD.read_text(encoding="utf-8"))
+    assert shown.strip() == many.section(record), "run benchmarks/many_cores.py --page"
