@@ -352,6 +352,7 @@ def test_info_prints_what_the_library_says(monkeypatch: pytest.MonkeyPatch) -> N
         "cpu": "a [bold] CPU",
         "instruction_sets": {"scalar": True, "amx": False},
         "threads": 2,
+        "instances": [{"cpus": "0-3", "threads": 4, "command": "taskset -c 0-3 quaver serve"}],
     }
     settings = {"governor": None, "numa_nodes": [2]}
     advice = ["one thread on each core"]
@@ -362,6 +363,7 @@ def test_info_prints_what_the_library_says(monkeypatch: pytest.MonkeyPatch) -> N
         "cpu               a [bold] CPU",
         "instruction sets  scalar",
         "threads           2",
+        "instances         4 threads on CPUs 0-3",
         "governor          none",
         "numa nodes        2",
         "advice            one thread on each core",

@@ -5,7 +5,6 @@ What concerns a whole process runs in one of its own. No test is decided by how 
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -14,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from quaver.system.switch import POSIX
+
 TESTS = Path(__file__).parents[1]
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc or limits a process")
+forks = pytest.mark.skipif(not POSIX, reason="the portable form does not follow a fork")
 
 # What every script below starts with; `exact(x, y)` compares bits.
 PRELUDE = """
@@ -141,7 +143,7 @@ print(during)
 
 
 # --- Processes ------------------------------------------------------------------------------------
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@forks
 def test_a_forked_child_encodes() -> None:
     body = """
 engine, batch = make(), texts(40)
@@ -161,7 +163,7 @@ print("same")
     assert run(body) == "same"
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@forks
 def test_a_child_forked_during_a_call_of_another_thread_encodes() -> None:
     body = """
 engine, batch = make(), texts(40)
@@ -217,7 +219,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@forks
 def test_the_interpreter_ends_while_daemon_threads_encode() -> None:
     body = """
 engine, short, longer = make(), texts(1, 4), texts(64)

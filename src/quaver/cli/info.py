@@ -25,6 +25,11 @@ def info(as_json: JsonOption = False) -> None:
         if as_json:
             print(json.dumps(facts, indent=2, default=str))
             return
+        if "instances" in facts:
+            facts["instances"] = [
+                f"{process['threads']} threads on CPUs {process['cpus']}"
+                for process in facts["instances"]
+            ] or "one process on all CPUs"
         width = max(map(len, facts))
         console = Console(highlight=False, soft_wrap=True)
         for name, value in facts.items():
