@@ -3,12 +3,16 @@
     python benchmarks/model_memory.py MODEL [--scheme int4 --group-size 128]
     python benchmarks/model_memory.py --shape qwen3-0.6b --out FILE.json
     python benchmarks/model_memory.py --shape mistral-7b --folder /large/disk
+    python benchmarks/model_memory.py --shape mistral-7b --scheme int4 --tokens 512 --keep /large/disk/int4 --out FILE
 
 MODEL is a model folder in floats; with --shape, one of random weights is written first (random_decoder.py). It is
 quantized without text in a process of its own; another one loads the result, encodes a short text, and then three of
 --tokens tokens. Prints MiB: sizes on disk; the peak of private memory while quantizing, which is what the process has
 besides mapped files; the resident memory after loading, of which private, its peak while loading, and the peak while
 the long texts are encoded. The temporary folder, on the disk of --folder, is removed.
+
+With --keep the quantized folder stays there, and one that is there already is only loaded: the row of the same model
+and scheme in --out gets the new figures. So the time can be measured later, on a quiet machine.
 """
 
 from __future__ import annotations
@@ -106,19 +110,37 @@ def in_process(*arguments: object) -> dict[str, Any]:
     return found
 
 
+def named(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Return what a row is of."""
+    row = {"model": chosen.shape or chosen.model.resolve().name, "scheme": chosen.scheme}
+    return row | ({"group_size": chosen.group_size} if chosen.scheme == "int4" else {})
+
+
 def measured(chosen: argparse.Namespace, place: Path) -> dict[str, Any]:
     """Quantize and load."""
-    model, target = chosen.model, place / "quantized"
-    if chosen.shape:
-        model = write_folder(place / "floats", chosen.shape)
-    common = ["--scheme", chosen.scheme, "--group-size", chosen.group_size]
-    row = {"model": chosen.shape or model.resolve().name, "scheme": chosen.scheme}
-    row |= {"group_size": chosen.group_size} if chosen.scheme == "int4" else {}
-    row |= in_process("--quantize", model, target, *common)
-    if chosen.shape:
-        shutil.rmtree(model)  # a large disk holds one of them
+    model, target = chosen.model, chosen.keep or place / "quantized"
+    row = named(chosen)
+    if not target.is_dir():
+        if chosen.shape:
+            model = write_folder(place / "floats", chosen.shape)
+        common = ["--scheme", chosen.scheme, "--group-size", chosen.group_size]
+        row |= in_process("--quantize", model, target, *common)
+        if chosen.shape:
+            shutil.rmtree(model)  # a large disk holds one of them
     threads = ["--threads", chosen.threads] if chosen.threads else []
     return row | in_process("--load", target, "--tokens", chosen.tokens, *threads)
+
+
+def add_row(path: Path, row: dict[str, Any], same: dict[str, Any]) -> None:
+    """Add a row to the file, or its figures to the row of the same model and scheme."""
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    known = [old for old in rows if {key: old.get(key) for key in same} == same]
+    if known:
+        known[-1].update(row)
+    else:
+        rows.append(row)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -131,7 +153,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=0, help="of timed texts, with --shape")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--folder", type=Path, help="where temporary folders go")
-    parser.add_argument("--out", type=Path, help="JSON to which the row is added")
+    parser.add_argument("--keep", type=Path, help="where the quantized folder stays, or is already")
+    parser.add_argument("--out", type=Path, help="JSON that gets the row")
     parser.add_argument("--quantize", type=Path, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -147,9 +170,7 @@ def main() -> None:
         row = measured(chosen, Path(place))
     print(json.dumps(row, indent=1))
     if chosen.out:
-        rows = json.loads(chosen.out.read_text(encoding="utf-8")) if chosen.out.is_file() else []
-        chosen.out.parent.mkdir(parents=True, exist_ok=True)
-        chosen.out.write_text(json.dumps([*rows, row], indent=1) + "\n", encoding="utf-8")
+        add_row(chosen.out, row, named(chosen))
 
 
 if __name__ == "__main__":

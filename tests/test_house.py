@@ -90,6 +90,7 @@ MADE_AROUND = {
     "documents.split": {"semantic_text_splitter"},
     "mcp.server": {"anyio", "mcp", "pydantic", "starlette"},
     "models.files": {"msgspec"},
+    "models.template_sandbox": {"jinja2"},
     "serve.app": {"msgspec", "starlette"},
     "serve.cohere": {"msgspec", "starlette"},
     "serve.http": {"msgspec", "orjson", "starlette"},

@@ -267,6 +267,7 @@ CASES = (
         _DECODER | {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
         ("jina-code-embeddings-0.5b", _QWEN2),
     ),
+    Case("Qwen2", _DECODER | {"is_causal": False}, ("", {}), form="both"),
     Case("Mistral", _DECODER | {"sliding_window": 8}, ("two layers of e5-mistral-7b", _MISTRAL)),
     Case(
         "Llama",

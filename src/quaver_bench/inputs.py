@@ -70,13 +70,11 @@ class TextSource:
 
     pairs = False
 
-    def __init__(
-        self, transformer: Path, texts: Sequence[str], *, random_ids: bool = False
-    ) -> None:
+    def __init__(self, tokenizer: Path, texts: Sequence[str], *, random_ids: bool = False) -> None:
         """Count the tokens of every word.
 
         Args:
-            transformer: model folder with tokenizer.json.
+            tokenizer: tokenizer.json, see `Model.tokenizer_file`.
             texts: the running text.
             random_ids: draw ids from the vocabulary instead, as the published study did; then requests
                 have no texts.
@@ -86,7 +84,7 @@ class TextSource:
         """
         from tokenizers import Tokenizer
 
-        self._tokenizer = Tokenizer.from_file(str(transformer / "tokenizer.json"))
+        self._tokenizer = Tokenizer.from_file(str(tokenizer))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._random_ids = random_ids

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,18 @@ class Model:
             total += sum(n * row + 2 * layer.query_width * n * min(n, reach) for n in lengths)
         return total
 
+    def tokenizer_file(self) -> Path:
+        """Return a tokenizer.json that gives other engines the ids that Quaver reads, and write it if needed.
+
+        That of the folder may lack what other files of it say, such as lowercase or an end token.
+        """
+        path = self.built(f"quaver-{metadata.version('quaver')}-tokenizer", ".json")
+        if not path.is_file():
+            part = path.with_suffix(f".part{os.getpid()}")
+            part.write_text(self.folder.tokenizer(self.longest).to_json(), encoding="utf-8")
+            part.replace(path)
+        return path
+
     def _spec(self) -> Any:
         """Return the geometry of the encoder; how other kinds use its tokens does not matter."""
         return self.folder.encoder_spec(pooling=self.pooling or "mean")
@@ -160,7 +174,7 @@ def _model(folder: ModelFolder, name: str, weights: str, cache: Path) -> Model:
     if folder.kind == "embedder" and folder.pooling not in POOLINGS:
         raise InputError(
             f"a model must pool by {' or '.join(POOLINGS)} to be measured: {name} has "
-            f"{folder.pooling!r} in modules.json"
+            f"{folder.pooling!r} in modules.json; benchmarks/decoders.py measures decoders"
         )
     config = folder.config
     size = f"{config.get('hidden_size')} x {config.get('num_hidden_layers')}"

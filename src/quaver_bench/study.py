@@ -110,7 +110,7 @@ def _stage(model: Model, options: Options, result: Result, progress: StudyProgre
     folder, makes = model.folder, model.kind.source
     tokenizer = folder.tokenizer(min(512, model.longest))  # every model is measured up to 512
     corpus = read_corpus(options.corpus, tokenizer, options.count)
-    source = makes(folder.transformer, corpus.texts, random_ids=options.random_ids)
+    source = makes(model.tokenizer_file(), corpus.texts, random_ids=options.random_ids)
     lengths = [min(n, tokenizer.max_length) for n in lognormal_lengths(_CALIBRATION_TEXTS)]
     # Each pair with a query of its own.
     parts = [[length] for length in lengths] if makes.pairs else [lengths]

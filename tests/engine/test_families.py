@@ -104,6 +104,7 @@ def test_every_family_is_there() -> None:
         "mpnet",
         "nomicbert",
         "qwen2",
+        "qwen2both",
         "qwen3",
         "qwen3both",
         "roberta",

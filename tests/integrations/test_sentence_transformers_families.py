@@ -17,7 +17,7 @@ from tokenizers import processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from quaver import CrossEncoder, Embedder, InputError, quantize
-from tiny_model import tiny_tokenizer, tiny_vocabulary
+from tiny_model import tiny_tokenizer, tiny_vocabulary, write_tiny_decoder
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import published_code
@@ -241,6 +241,22 @@ def test_a_quantized_embedder_opens(scheme: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(got, truth, atol=QUANTIZED, err_msg=name)
     plain = Embedder.from_pretrained(tmp_path / "float", precision="float32")
     assert np.abs(plain.encode(TEXTS) - theirs.encode(TEXTS)).max() > QUANTIZED
+
+
+@pytest.mark.parametrize(
+    ("group", "rounding"), [(32, "nearest"), (64, "nearest"), (128, "nearest"), (32, "gptq")]
+)
+def test_a_decoder_in_four_bits_opens(group: int, rounding: Any, tmp_path: Path) -> None:
+    write_tiny_decoder(tmp_path / "float", wide=5)
+    save_tokenizer(tmp_path / "float")
+    folder = tmp_path / "int4"
+    text = {"calibration": CALIBRATION, "samples": 32} if rounding == "gptq" else {}
+    quantize(tmp_path / "float", folder, scheme="int4", group_size=group, rounding=rounding, **text)
+    theirs = st.SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
+    ours = Embedder.from_pretrained(folder, precision="float32").encode(TEXTS)
+    np.testing.assert_allclose(ours, theirs, atol=QUANTIZED)
+    plain = Embedder.from_pretrained(tmp_path / "float", precision="float32").encode(TEXTS)
+    assert np.abs(plain - theirs).max() > 100 * QUANTIZED
 
 
 def test_a_folder_of_an_older_version_opens_in_quaver(tmp_path: Path) -> None:

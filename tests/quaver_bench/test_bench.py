@@ -20,11 +20,14 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer as Backend
 from typer.testing import CliRunner
 
+from golden_folders import unpacked
 from quaver.cli import app
 from quaver.embedder import Embedder
 from quaver.errors import InputError, TaskError
+from quaver.models.folder import ModelFolder
 from quaver.models.prompts import document_prompt, query_prompt, with_prompt
 from quaver.models.tokenizer import Tokenizer
 from quaver_bench import calls, clients, command, environments, start, timing
@@ -46,7 +49,7 @@ from quaver_bench.inputs import (
 )
 from quaver_bench.instances import share_cpus
 from quaver_bench.kinds import KINDS
-from quaver_bench.models import open_model, random_model
+from quaver_bench.models import Model, open_model, random_model
 from quaver_bench.plan import NOT_REACHED, not_reached, steps_of, still_missing
 from quaver_bench.quality import DOCUMENT, QUERY, ndcg, prompted, read_judgments
 from quaver_bench.record import describe_run
@@ -55,6 +58,7 @@ from quaver_bench.result import Result, Row, read_result, rounded
 from quaver_bench.stage import Options, Stage
 from quaver_bench.summary import short_caption, short_table, summary
 from quaver_bench.timing import Timing, alternate, take_turns
+from tiny_model import edit_json, write_json, write_tiny_model
 
 RUNNER = CliRunner()
 TEXTS = [f"the file and the list of a class in python {i} error" for i in range(300)]
@@ -179,7 +183,7 @@ def test_processes_start_in_turns_and_disturbed_rounds_are_made_again(
 # --- Inputs ---------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def source(tiny_folder: Path) -> TextSource:
-    return TextSource(tiny_folder, TEXTS)
+    return TextSource(tiny_folder / "tokenizer.json", TEXTS)
 
 
 @pytest.mark.parametrize("name", ["1x3", "1x8", "1x61", "4x17", "ragged9"])
@@ -193,7 +197,7 @@ def test_pieces_have_exactly_the_tokens_of_the_case(source: TextSource, name: st
 
 
 def test_random_ids_have_no_texts_and_keep_the_special_tokens(tiny_folder: Path) -> None:
-    drawn = TextSource(tiny_folder, TEXTS, random_ids=True)
+    drawn = TextSource(tiny_folder / "tokenizer.json", TEXTS, random_ids=True)
     request = drawn.request([9, 12], seed=1, batch=2)
     assert request.texts is None
     assert [len(ids) for ids in request.ids] == [9, 12]
@@ -231,6 +235,37 @@ def test_a_padded_engine_gives_rows_in_the_order_of_the_texts(tiny_folder: Path)
     engine = Counting(calls_setup(model))
     texts = [" ".join(["the"] * n) for n in (5, 1, 40, 2)] * 20
     assert engine.encode(texts)[:4, 0].tolist() == [7, 3, 42, 4]
+
+
+def lowercase_that_is_off(place: Path) -> Path:
+    folder = write_tiny_model(place / "tiny")
+    edit_json(
+        folder / "tokenizer_config.json", tokenizer_class="BertTokenizer", do_lower_case=False
+    )
+    return folder
+
+
+def end_token_that_only_one_file_names(place: Path) -> Path:
+    """As e5-mistral has it."""
+    folder = unpacked("e5-mistral", place)
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    tokenizer["post_processor"]["single"].pop()
+    write_json(path, tokenizer)
+    edit_json(folder / "tokenizer_config.json", add_eos_token=True, eos_token="</s>")
+    return folder
+
+
+@pytest.mark.parametrize("made", [lowercase_that_is_off, end_token_that_only_one_file_names])
+def test_other_engines_read_the_ids_of_quaver(made: Any, tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    model = Model("model", ModelFolder.open(folder), "random", "", tmp_path / "cache")
+    texts = ["The Class of a FILE", "text and data"]
+    tokens = Embedder.from_pretrained(folder).tokenizer.encode(texts)
+    ids = [ids.tolist() for ids in np.split(tokens.ids, tokens.offsets[1:-1])]
+    assert [found.tolist() for found in PaddedEngine(calls_setup(model)).tokenize(texts)] == ids
+    plain = Backend.from_file(str(folder / "tokenizer.json"))
+    assert [encoding.ids for encoding in plain.encode_batch(texts)] != ids
 
 
 def calls_setup(model: Any) -> Any:

@@ -63,7 +63,7 @@ def test_it_computes_the_model(tiny_folder: Path, tmp_path: Path, kind: str, lea
     pytest.importorskip("llama_cpp")
     pytest.importorskip("gguf")
     setup = setup_of(tiny_folder, tmp_path)
-    source = TextSource(tiny_folder, TEXTS)
+    source = TextSource(tiny_folder / "tokenizer.json", TEXTS)
     request = source.request([*range(3, 65), 64, 64, 3] * 2, seed=1, batch=8)
     theirs = LlamaEngine(setup, kind).prepare(request)()
     ours = QuaverEngine(setup, "float32").prepare(request)()

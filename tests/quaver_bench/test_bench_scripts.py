@@ -275,6 +275,28 @@ def test_no_case_of_decoders_begins_after_the_minutes(
         assert f"tiny {case} was not reached: --minutes are over" in said
 
 
+def test_a_folder_that_was_kept_is_only_loaded_and_its_row_gets_the_new_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    out, keep = tmp_path / "memory.json", tmp_path / "int4"
+    given = ["model_memory.py", "--shape", "tiny", "--scheme", "int4", "--keep", str(keep)]
+    given += ["--folder", str(tmp_path), "--out", str(out)]
+    rows = []
+    for tokens in ("0", "16"):
+        monkeypatch.setattr(sys, "argv", [*given, "--tokens", tokens])
+        script("model_memory").main()
+        (row,) = json.loads(out.read_text(encoding="utf-8"))
+        rows.append(row)
+    assert sorted(tmp_path.iterdir()) == [keep, out]
+    first, second = rows
+    assert "milliseconds_per_token" not in first
+    assert second["milliseconds_per_token"] > 0
+    quantized = {key for key in first if key.startswith(("quantize", "source", "target"))}
+    assert len(quantized) == 4
+    assert {key: second[key] for key in quantized} == {key: first[key] for key in quantized}
+
+
 # The rows of docs/guide/models.md and the random models that stand for them.
 FAMILY_ROWS = {
     "`bert`": "Bert",

@@ -58,7 +58,7 @@ def setup_of(folder: Path, cache: Path) -> Setup:
 # --- Inputs ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["1x5", "1x8", "1x61", "4x17", "ragged9"])
 def test_pairs_have_exactly_the_tokens_of_the_case_and_one_query(tmp_path: Path, name: str) -> None:
-    source = PairSource(cross_encoder(tmp_path), TEXTS)
+    source = PairSource(cross_encoder(tmp_path) / "tokenizer.json", TEXTS)
     for request in get_case(name, source).requests:
         assert request.texts is not None
         assert [len(ids) for ids in request.ids] == case_lengths(name)
@@ -69,7 +69,7 @@ def test_pairs_have_exactly_the_tokens_of_the_case_and_one_query(tmp_path: Path,
 
 def test_a_pair_needs_a_word_on_each_side(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a pair must have a word on each side, 5 tokens: got 4"):
-        get_case("2x4", PairSource(cross_encoder(tmp_path), TEXTS))
+        get_case("2x4", PairSource(cross_encoder(tmp_path) / "tokenizer.json", TEXTS))
 
 
 def test_token_types_are_those_of_the_tokenizer(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_rows_are_those_of_the_class_of_the_kind(
 ) -> None:
     setup = setup_of(folder(tmp_path), tmp_path)
     assert setup.model.kind is KINDS[kind]
-    source = setup.model.kind.source(setup.model.folder.transformer, TEXTS)
+    source = setup.model.kind.source(setup.model.tokenizer_file(), TEXTS)
     request = source.request([9, 16, 12], seed=1, batch=2)
     texts: Any = list(request.texts or ())
     path = setup.model.folder.path
@@ -126,7 +126,7 @@ def test_other_libraries_compute_the_model(
     if form.missing:
         pytest.skip(f"{', '.join(form.missing)} not installed")
     setup = setup_of(folder(tmp_path), tmp_path)
-    source = setup.model.kind.source(setup.model.folder.transformer, TEXTS)
+    source = setup.model.kind.source(setup.model.tokenizer_file(), TEXTS)
     request = source.request([9, 30, 16, 12, 30], seed=1, batch=2)
     plain = setup.model.kind.plain
     truth = plain(QuaverEngine(setup, "float32").prepare(request)())

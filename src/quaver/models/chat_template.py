@@ -8,17 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from quaver.errors import InputError, ModelFolderError
 from quaver.models.files import TokenizerConfigFile
 
-if TYPE_CHECKING:
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 MAX_TEMPLATE = 1 << 16
-# A template of a real model loops over a few messages.
-_MAX_RANGE = 1000
+_MAX_MESSAGE = 300
 # Private characters, which no template contains and no tokenizer sees.
 _QUERY, _DOCUMENT = "\ue0f1query\ue0f2", "\ue0f1document\ue0f2"
 
@@ -130,8 +126,10 @@ class ChatTemplate:
         return prompt
 
     def render(self, prompt: str, query: str, document: str) -> str:
-        """Run the template in a sandbox."""
+        """Run the template in a sandbox, which bounds its time and memory."""
         from jinja2 import TemplateError
+
+        from quaver.models.template_sandbox import run_template
 
         def content(text: str) -> str | list[dict[str, str]]:
             return text if self.layout == "flat" else [{"type": "text", "text": text}]
@@ -151,7 +149,7 @@ class ChatTemplate:
             **dict(self.options),
         }
         try:
-            return str(_environment().from_string(self.source).render(variables))
+            return run_template(self.source, variables)
         # A template is a program, and may fail with any of these; Jinja makes Python of it, which may
         # be nested too deeply.
         except (
@@ -159,14 +157,15 @@ class ChatTemplate:
             ArithmeticError,
             AttributeError,
             LookupError,
+            MemoryError,
             RecursionError,
             SyntaxError,
             TypeError,
             ValueError,
         ) as error:
             raise ModelFolderError(
-                f"the chat template of the model fails on a query and a document: {error}; is it a "
-                "reranker's?"
+                "the chat template of the model fails on a query and a document: "
+                f"{_shortened(str(error) or type(error).__name__)}; is it a reranker's?"
             ) from error
 
 
@@ -199,41 +198,9 @@ def _around(template: ChatTemplate, prompt: str) -> PairText:
     )
 
 
-@lru_cache(maxsize=1)
-def _environment() -> ImmutableSandboxedEnvironment:
-    import json
-
-    from jinja2 import TemplateError
-    from jinja2.exceptions import SecurityError
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Bounded(ImmutableSandboxedEnvironment):
-        """A sandbox without the operators that make much of little."""
-
-        intercepted_binops = frozenset(["*", "**"])
-
-        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            if operator == "**" or not isinstance(left, (int, float)) or isinstance(right, str):
-                raise SecurityError(f"a chat template may not use {operator} here")
-            return super().call_binop(context, operator, left, right)
-
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    def bounded_range(*arguments: int) -> range:
-        numbers = range(*arguments)
-        if len(numbers) > _MAX_RANGE:
-            raise SecurityError(f"a chat template may count to {_MAX_RANGE}")
-        return numbers
-
-    def tojson(value: Any, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=False, indent=options.get("indent"))
-
-    made = Bounded(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    made.filters["tojson"] = tojson
-    made.globals.update(raise_exception=raise_exception, range=bounded_range)
-    return made
+def _shortened(message: str) -> str:
+    """Return an error's message, which may be the template's own, of any length."""
+    return message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}..."
 
 
 def special_tokens(settings: TokenizerConfigFile) -> tuple[tuple[str, str], ...]:

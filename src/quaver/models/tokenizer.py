@@ -759,6 +759,18 @@ class Tokenizer:
         with _guard(_FAILED):
             return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
+    def to_json(self) -> str:
+        """Return a tokenizer.json with which the tokenizers library gives the same ids.
+
+        The settings of the folder's other files are in it, such as lowercase and an end token that only
+        tokenizer_config.json names. Truncation, padding and a chat template are not.
+
+        Returns:
+            the JSON.
+        """
+        with _guard(_FAILED):
+            return str(self._backend.to_str())
+
     def _encode(self, text: str, *, special_tokens: bool = False) -> Encoding:
         """Tokenize a text with offsets; unlike `encode` of the library, other Python threads go on meanwhile."""
         return self._backend.encode_batch([text], add_special_tokens=special_tokens)[0]

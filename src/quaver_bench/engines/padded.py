@@ -29,13 +29,11 @@ class PaddedEngine:
         """
         from tokenizers import Tokenizer
 
-        folder = setup.model.folder
         self._kind, self._inputs = setup.model.kind, setup.model.inputs
-        self._tokenizer = Tokenizer.from_file(str(folder.transformer / "tokenizer.json"))
+        self._tokenizer = Tokenizer.from_file(str(setup.model.tokenizer_file()))
         self._tokenizer.no_padding()
         self._prompt, self._prefix, self._skipped = _document_tokens(setup, self._tokenizer)
         self._tokenizer.enable_truncation(setup.max_length - len(self._prefix))
-        self._lowercase = folder.lowercase
 
     def inputs(self, batch: PaddedBatch) -> Any:
         """Convert a batch for `compute`; timed only if the text is."""
@@ -51,7 +49,6 @@ class PaddedEngine:
         if self._prompt:  # of documents, which are no pairs
             documents = cast("list[str]", given)
             given = list(prompted(documents, {"document": self._prompt}, DOCUMENT))
-        given = [_lower(text) for text in given] if self._lowercase else given
         found = (np.array(e.ids, np.int64) for e in self._tokenizer.encode_batch(given))
         if not self._prefix:
             return tuple(found)
@@ -100,10 +97,6 @@ def require_texts(request: Request) -> tuple[Text, ...]:
     return request.texts
 
 
-def _lower(text: Text) -> Text:
-    return text.lower() if isinstance(text, str) else (text[0].lower(), text[1].lower())
-
-
 def _document_tokens(setup: Setup, tokenizer: Any) -> tuple[str, list[int], Ids]:
     """Return what the documents of a sparse or multi-vector model get.
 
@@ -131,7 +124,7 @@ _TOKENIZER = ("config.json", "tokenizer.json", "tokenizer_config.json", "special
 
 
 def copy_tokenizer(setup: Setup, folder: Path) -> None:
-    """Copy config.json and the tokenizer's files, for a library that reads a model's files by itself.
+    """Write config.json and the tokenizer's files, for a library that reads a model's files by itself.
 
     Args:
         setup: see `Setup`.
@@ -146,6 +139,7 @@ def copy_tokenizer(setup: Setup, folder: Path) -> None:
     folder.mkdir(parents=True)
     for file in _TOKENIZER:
         shutil.copy(transformer / file, folder / file)
+    shutil.copy(setup.model.tokenizer_file(), folder / "tokenizer.json")
 
 
 class TextEngine:

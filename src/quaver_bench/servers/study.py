@@ -120,7 +120,7 @@ def make_inputs(embed: Model, rerank: Model | None, *, corpus: Path | None, thre
     options: dict[str, Any] = {"precision": "float32", "threads": threads}
     embedder = Embedder.from_pretrained(embed.folder.path, **options)
     text = read_corpus(corpus, embedder.tokenizer, 4096).texts
-    source = TextSource(embed.folder.transformer, text)
+    source = TextSource(embed.tokenizer_file(), text)
 
     def cut(count: int, tokens: int, seed: int) -> list[str]:
         texts = source.request([tokens] * count, seed=seed, batch=count).texts or ()
