@@ -40,7 +40,7 @@ help:
 	@echo "make test-evaluate  mteb's mock tasks, and its metrics against Quaver's (part of test-sentence-transformers)"
 	@echo "make fuzz           hostile model folders, documents and stores: ten minutes, or FUZZ_SECONDS=60 FUZZ_SEED=2"
 	@echo "make fuzz-quick     the same with fixed seeds, about a minute"
-	@echo "make test-portable  what only Linux has left out: the C++ tests of threads and the encoder, and Python tests without /proc and /sys"
+	@echo "make test-portable  what only Linux has left out: the C++ tests, and the Python tests that read files, CPUs, limits or processes"
 	@echo "make sanitize       the C++ tests with AddressSanitizer and UBSan, then with ThreadSanitizer"
 	@echo "make parity         compare with transformers (installs torch into .envs/parity)"
 	@echo "make parity-families  compare model families with transformers, and folders with sentence-transformers, on random models"
@@ -176,16 +176,19 @@ sanitize: $(VENV)/test-tools
 	    $$([ $$kind = thread ] && echo -R "encoder|threads|words") || exit 1; \
 	done
 
-# The forms for systems that are not Linux, on Linux: in C++ by an option, in Python by a variable.
-test-portable: $(VENV)/installed $(VENV)/test-tools
+# The forms for systems that are not Linux, on Linux: in C++ by an option, in Python by a variable. Left out are scalar kernels, slow
+# tests, those with an environment of their own, and rooms that ask the system for nothing but files (docs/guide/install.md).
+NOT_PORTABLE := $(LONG) $(APART) tests/integrations tests/docs tests/models tests/quantization tests/reference tests/answers tests/mcp tests/tools tests/test_house.py
+test-portable: export OPENBLAS_NUM_THREADS := 1
+test-portable: $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
 	$(CMAKE) -B build/portable -DQUAVER_PORTABLE=ON -DQUAVER_PYTHON=ON -DPython_EXECUTABLE=$(abspath $(BIN))/python \
 	  -Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir) > /dev/null
-	$(BIN)/cmake --build build/portable --target test_threads test_encoder _native
-	$(CTEST) build/portable -R "encoder|threads" -E scalar
+	$(BIN)/cmake --build build/portable
+	$(CTEST) build/portable -E scalar
 	rm -rf build/portable/package && mkdir -p build/portable/package
 	cp -r src/quaver build/portable/package && cp build/portable/_native*.so build/portable/package/quaver
-	QUAVER_PORTABLE=1 PYTHONPATH=build/portable/package $(BIN)/python -m pytest -q tests/system tests/engine/test_threads.py \
-	  tests/engine/test_machine.py tests/engine/test_geometry.py tests/store/test_folder.py -k "not failing_disk"
+	QUAVER_PORTABLE=1 QUAVER_TEST_MODEL=$(MODEL) PYTHONPATH=build/portable/package $(BIN)/python -m pytest -q -n $(WORKERS) \
+	  --dist worksteal -m "not slow" $(addprefix --ignore=,$(NOT_PORTABLE))
 
 # The real instructions of the AMX and bfloat16 kernels, in an emulated machine without an operating system.
 test-amx:

@@ -19,6 +19,7 @@ from quaver.documents.limits import LIMITS
 from quaver.documents.patterns import Patterns
 from quaver.documents.read import Unread, read_bytes, read_documents
 from quaver.errors import DocumentError
+from quaver.system.switch import POSIX
 from sample_documents import (
     EMAIL,
     epub_members,
@@ -161,6 +162,7 @@ def test_a_far_cell_costs_no_more_memory_than_allowed() -> None:
         assert still_reads(worker)
 
 
+@pytest.mark.skipif(not POSIX, reason="the portable form has no limits")
 def test_memory_is_limited() -> None:
     with Converter(memory_bytes=256 << 20) as worker:
         with pytest.raises(DocumentError, match="needs more than 256 MiB"):
@@ -272,6 +274,7 @@ def test_the_worker_opens_no_connection_and_starts_no_program(
         worker.convert(".docx", write_docx())
 
 
+@pytest.mark.skipif(not POSIX, reason="the portable form has no limits")
 def test_the_worker_writes_no_file(misbehaving: Callable[[str], None], tmp_path: Path) -> None:
     written = tmp_path / "written"
     misbehaving(f"import pathlib; pathlib.Path({str(written)!r}).write_text('x')")
@@ -419,6 +422,7 @@ def test_a_file_that_waits_for_more_is_refused(
         read_bytes(path)
 
 
+@pytest.mark.skipif(not POSIX, reason="the portable form may wait for a pipe")
 def test_files_are_opened_so_that_nothing_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

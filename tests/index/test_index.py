@@ -517,7 +517,7 @@ def test_a_full_disk_keeps_what_is_stored(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", full)
+        patch.setattr("quaver.store.column.write_at", full)
         with pytest.raises(StoreWriteError, match="No space left on device; what is stored stays"):
             index.update(folder)
         assert index.search("text", k=3)
