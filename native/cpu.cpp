@@ -36,7 +36,7 @@ struct Registers {
 
 Registers cpuid(unsigned leaf, unsigned sub) {
   Registers r;
-  if (__get_cpuid_max(leaf & 0x80000000u, nullptr) < leaf)
+  if (static_cast<unsigned>(__get_cpuid_max(leaf & 0x80000000u, nullptr)) < leaf) // an int in clang
     return r;
   __cpuid_count(leaf, sub, r.eax, r.ebx, r.ecx, r.edx);
   return r;

@@ -477,13 +477,13 @@ void test_projection(const KernelTable &k) {
   const Drawn narrow(
       {.hidden = 48, .heads = 3, .intermediate = 96, .pooling = Pooling::mean, .embedding = 20, .bare = true});
   Drawn wide({.hidden = 48, .heads = 3, .intermediate = 96, .pooling = Pooling::mean, .bare = true});
-  const auto [weight, bias] = DrawnLinear(48, 20, kProjection);
+  const DrawnLinear drawn(48, 20, kProjection);
   const auto project = [&](const std::vector<float> &from, std::vector<float> &to, bool with_bias) {
     for (std::size_t row = 0; row < to.size() / 48; ++row)
       for (std::size_t o = 0; o < 48; ++o) {
-        double sum = with_bias ? static_cast<double>(bias[o]) : 0.0;
+        double sum = with_bias ? static_cast<double>(drawn.bias[o]) : 0.0;
         for (std::size_t i = 0; i < 20; ++i)
-          sum += static_cast<double>(weight[o * 20 + i]) * static_cast<double>(from[row * 20 + i]);
+          sum += static_cast<double>(drawn.weight[o * 20 + i]) * static_cast<double>(from[row * 20 + i]);
         to[row * 48 + o] = static_cast<float>(sum);
       }
   };
