@@ -247,16 +247,16 @@ def test_a_quantized_embedder_opens(scheme: str, tmp_path: Path) -> None:
     ("group", "rounding"), [(32, "nearest"), (64, "nearest"), (128, "nearest"), (32, "gptq")]
 )
 def test_a_decoder_in_four_bits_opens(group: int, rounding: Any, tmp_path: Path) -> None:
-    write_tiny_decoder(tmp_path / "float", wide=5)
+    write_tiny_decoder(tmp_path / "float")
     save_tokenizer(tmp_path / "float")
     folder = tmp_path / "int4"
     text = {"calibration": CALIBRATION, "samples": 32} if rounding == "gptq" else {}
     quantize(tmp_path / "float", folder, scheme="int4", group_size=group, rounding=rounding, **text)
     theirs = st.SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
     ours = Embedder.from_pretrained(folder, precision="float32").encode(TEXTS)
-    np.testing.assert_allclose(ours, theirs, atol=QUANTIZED)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
     plain = Embedder.from_pretrained(tmp_path / "float", precision="float32").encode(TEXTS)
-    assert np.abs(plain - theirs).max() > 100 * QUANTIZED
+    assert np.abs(plain - theirs).max() > 10 * QUANTIZED
 
 
 def test_a_folder_of_an_older_version_opens_in_quaver(tmp_path: Path) -> None:
