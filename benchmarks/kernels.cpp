@@ -176,7 +176,7 @@ int main(int argc, char **argv) {
   std::vector<std::pair<const KernelTable *, double (*)()>> work;
   for (const InstructionSet &set : instruction_sets()) {
     const std::string name = set.kernels->name;
-    if (set.available && name != "scalar")
+    if (set.available && name != "scalar" && request_permission(*set.kernels).empty())
       work.emplace_back(set.kernels, name == "avx2"      ? products_avx2
                                      : name == "avxvnni" ? products_avxvnni
                                      : name == "amx"     ? products_amx

@@ -524,8 +524,11 @@ public:
 private:
   static const quaver::InstructionSet &set_of(const std::string &isa) {
     for (const quaver::InstructionSet &set : quaver::instruction_sets())
-      if (set.available && isa == set.kernels->name)
+      if (set.available && isa == set.kernels->name) {
+        if (const std::string refusal = quaver::request_permission(*set.kernels); !refusal.empty())
+          throw nb::value_error(refusal.c_str());
         return set;
+      }
     throw nb::value_error("isa is one of the available instruction sets");
   }
 
@@ -627,6 +630,15 @@ NB_MODULE(_native, m) {
         reasons.emplace_back(set.kernels->name, set.refusal);
     return reasons;
   });
+  m.def(
+      "request_permission",
+      [](const std::string &isa) {
+        for (const quaver::InstructionSet &set : quaver::instruction_sets())
+          if (isa == set.kernels->name)
+            return quaver::request_permission(*set.kernels);
+        throw nb::value_error("isa is an instruction set of this build");
+      },
+      "isa"_a);
   m.def("cpu_name", &quaver::cpu_name);
   m.attr("compiler") = QUAVER_COMPILER;
 #ifdef QUAVER_EMULATE

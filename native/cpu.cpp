@@ -1,5 +1,6 @@
 #include "cpu.h"
 
+#include <cstdint>
 #include <cstring>
 
 #if defined(__x86_64__)
@@ -68,18 +69,42 @@ enum Feature : unsigned {
   avx512bf16 = 1u << 10,
 };
 
+#if defined(__linux__)
+// Of arch_prctl, which headers may be too old for.
+constexpr long kSupportedStates = 0x1021, kRequestState = 0x1023; // ARCH_GET_XCOMP_SUPP, ARCH_REQ_XCOMP_PERM
+constexpr unsigned kTileData = 18;                                // XFEATURE_XTILEDATA
+
+std::string tile_error(int error, const char *rule) {
+  return std::string("Linux refuses the tile registers: ") + std::strerror(error) + "; " + rule;
+}
+constexpr const char *kTileRule = "Linux 5.16 or later gives them, unless a sandbox forbids arch_prctl";
+#endif
+
+// Why no process has the tile registers here; empty where they can be asked for. Linux alone has them.
+std::string missing_tiles([[maybe_unused]] unsigned states) {
+#if defined(__linux__)
+  std::uint64_t supported = 0;
+  if (syscall(SYS_arch_prctl, kSupportedStates, &supported) != 0)
+    return tile_error(errno, kTileRule);
+  if ((supported >> kTileData & 1u) == 0 || (states & 0x60000u) != 0x60000u)
+    return "the system does not save the tile registers";
+  return {};
+#else
+  return "this system has no tile registers";
+#endif
+}
+
 // Ask for the tile registers. Empty where this process, its threads and its children may use them, else why not. A
-// process that does not ask gets SIGILL from the first tile. Linux alone has them; other systems say nothing.
+// process that does not ask gets SIGILL from the first tile.
 std::string tile_refusal() {
 #if defined(__linux__)
-  constexpr long request = 0x1023, tile_data = 18; // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA; headers may be older
-  if (syscall(SYS_arch_prctl, request, tile_data) == 0)
+  if (syscall(SYS_arch_prctl, kRequestState, long{kTileData}) == 0)
     return {};
   const int error = errno;
-  const std::string why = std::string("Linux refuses the tile registers: ") + std::strerror(error);
-  if (error == ENOSPC) // it checks the stack of every thread
-    return why + "; an alternate signal stack is too small for them, so create the model before what made that stack";
-  return why + "; Linux 5.16 or later gives them, unless a sandbox forbids arch_prctl";
+  return tile_error(error, error == ENOSPC // it checks the stack of every thread
+                               ? "an alternate signal stack is too small for them, so create the model before what "
+                                 "made that stack"
+                               : kTileRule);
 #else
   return "this system has no tile registers";
 #endif
@@ -104,11 +129,9 @@ Features detect() {
       add(avx512vnni, bit(seven.ecx, 11));
       add(avx512bf16, bit(seven_one.eax, 5));
     }
-    if (bit(seven.edx, 24)) { // a system that does not save tiles is asked as well: it says why not
+    if (bit(seven.edx, 24)) {
       const unsigned tiles = amx_tile | (bit(seven.edx, 25) ? unsigned{amx_int8} : 0u);
-      refusal = tile_refusal();
-      if (refusal.empty() && (states & 0x60000u) != 0x60000u)
-        refusal = "the system does not save the tile registers";
+      refusal = missing_tiles(states);
       (refusal.empty() ? found : refused) |= tiles;
     }
   }
@@ -170,6 +193,22 @@ bool has_bfloat16([[maybe_unused]] const KernelTable &table, [[maybe_unused]] co
 }
 
 } // namespace
+
+std::string request_permission([[maybe_unused]] const KernelTable &kernels) {
+#if defined(__x86_64__) && !defined(QUAVER_EMULATE)
+  unsigned needed = 0;
+#define QUAVER_ASK(name, features)                                                                                     \
+  if (&kernels == &name##_kernels)                                                                                     \
+    needed = features;
+  QUAVER_INSTRUCTION_SETS(QUAVER_ASK)
+#undef QUAVER_ASK
+  if ((needed & amx_tile) != 0) {
+    static const std::string answer = tile_refusal();
+    return answer;
+  }
+#endif
+  return {};
+}
 
 const std::vector<InstructionSet> &instruction_sets() {
   static const std::vector<InstructionSet> sets = [] {

@@ -1,5 +1,7 @@
 #include "engine/scratch.h"
 
+#include "threads/sleep.h"
+
 namespace quaver {
 namespace {
 
@@ -21,9 +23,11 @@ Activations &activations() {
 AtWork::AtWork(const KernelTable &kernels) : kernels_(kernels) {
   if (kernels_.enter != nullptr)
     kernels_.enter();
+  around_sleep = {kernels_.leave, kernels_.enter};
 }
 
 AtWork::~AtWork() {
+  around_sleep = {};
   if (kernels_.leave != nullptr)
     kernels_.leave();
   if (scratch().bytes() + activations().bytes() <= kKept)

@@ -110,7 +110,8 @@ struct Activations {
 
 Activations &activations();
 
-// A thread at work with the kernels of a table: between the table's enter and leave. At the end the thread returns its
+// A thread at work with the kernels of a table: between the table's enter and leave, but for the times that it sleeps
+// within a call (threads/sleep.h). At the end the thread returns its
 // scratch and activations to the system if they are large, as they are after a text of thousands of tokens: a server
 // has many threads that call now and then.
 class AtWork {

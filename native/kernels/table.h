@@ -227,7 +227,7 @@ struct KernelTable {
   const BFloat16Kernels *bfloat16;
 
   // Called by a thread before the first and after the last of a series of calls to the functions below; null for
-  // nothing. (AMX configures its tiles here, and releases them.)
+  // nothing. A thread leaves before it sleeps, too. (AMX configures its tiles here, and releases them.)
   void (*enter)() noexcept;
   void (*leave)() noexcept;
 

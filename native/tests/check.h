@@ -111,7 +111,7 @@ inline std::vector<const KernelTable *> available_kernels(int count = 0, char **
         wanted = true;
         ++known;
       }
-    if (wanted && set.available)
+    if (wanted && set.available && request_permission(*set.kernels).empty())
       tables.push_back(set.kernels);
     else if (wanted)
       std::printf("%s: this CPU cannot run it\n", set.kernels->name);

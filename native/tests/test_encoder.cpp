@@ -2,15 +2,18 @@
 // bfloat16 near float32, float32 near the scalar one, interruption.
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <map>
 #include <numeric>
+#include <thread>
 
 #include "check.h"
 #include "engine/encoder.h"
 #include "engine/pool.h"
 #include "engine/scratch.h"
+#include "threads/threads.h"
 
 using namespace quaver;
 using namespace quaver::testing;
@@ -782,6 +785,66 @@ void test_enter_and_leave(const Drawn &m, const KernelTable &k) {
     }
 }
 
+// A thread that sleeps in the midst of a call, as helper or as leader, leaves the kernels and enters again when it
+// wakes.
+void test_leave_for_sleep(const KernelTable &k) {
+  hooks::original = &k;
+  KernelTable watched = k;
+  watched.enter = hooks::enter;
+  watched.leave = hooks::leave;
+  Crew crew(2);
+  std::atomic<bool> begun{false};
+  std::atomic<int> outside{0};
+  const auto await_leave = [](int before) { // of the other thread, which has nothing to do and sleeps after a while
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while (hooks::left == before && std::chrono::steady_clock::now() < deadline)
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+    return hooks::left > before;
+  };
+  std::thread helper([&] {
+    const AtWork at_work(watched);
+    crew.help();
+  });
+  {
+    const AtWork at_work(watched);
+    const auto leader = std::this_thread::get_id();
+    const auto here = [&outside] { outside += hooks::depth == 1 ? 0 : 1; };
+    // The leader has the item 0, and waits in it until the helper has begun 1. The helper, which has seen the leader
+    // leave, ends that.
+    crew.run(2, [&](int item) {
+      here();
+      if (item == 0) {
+        while (!begun)
+          std::this_thread::yield();
+      } else {
+        CHECK(std::this_thread::get_id() != leader, "%s: the leader has both items", k.name);
+        const int before = hooks::left;
+        begun = true;
+        CHECK(await_leave(before), "%s: a leader sleeps within its kernels", k.name);
+      }
+    });
+    begun = false;
+    // The helper has the item 1, and nothing after it until the next stage.
+    int before = 0;
+    crew.run(2, [&](int item) {
+      here();
+      if (item == 1) {
+        before = hooks::left;
+        begun = true;
+      } else {
+        while (!begun)
+          std::this_thread::yield();
+        CHECK(await_leave(before), "%s: a helper sleeps within its kernels", k.name);
+      }
+    });
+    crew.run(2, [&](int) { here(); });
+    crew.finish();
+  }
+  helper.join();
+  CHECK(outside == 0 && hooks::entered == hooks::left, "%s: outside %d, entered %d, left %d", k.name, outside.load(),
+        hooks::entered.load(), hooks::left.load());
+}
+
 int main(int argc, char **argv) {
   test_first_not_finite();
   test_plans();
@@ -914,6 +977,7 @@ int main(int argc, char **argv) {
     test_refused(even, *k);
     test_interruption(even, *k);
     test_enter_and_leave(even, *k);
+    test_leave_for_sleep(*k);
   }
   return report("encoder");
 }

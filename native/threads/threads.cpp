@@ -7,6 +7,7 @@
 #include "system/fork.h"
 #include "system/placement.h"
 #include "threads/rules.h"
+#include "threads/sleep.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -125,9 +126,11 @@ void Crew::await_items() {
       }
     }
   }
-  if (!spin([this] { return open_.load(std::memory_order_acquire) == 0; }))
-    for (int left; (left = open_.load(std::memory_order_acquire)) != 0;)
-      open_.wait(left, std::memory_order_acquire);
+  if (spin([this] { return open_.load(std::memory_order_acquire) == 0; }))
+    return;
+  const Asleep asleep;
+  for (int left; (left = open_.load(std::memory_order_acquire)) != 0;)
+    open_.wait(left, std::memory_order_acquire);
 }
 
 void Crew::finish() { announce(finished); }
@@ -143,9 +146,11 @@ void Crew::announce(std::uint32_t stage) {
 std::uint32_t Crew::await_stage(std::uint32_t seen) {
   std::uint32_t now = seen;
   const auto changed = [&] { return (now = stage_.load(std::memory_order_acquire)) != seen; };
-  if (!spin(changed))
+  if (!spin(changed)) {
+    const Asleep asleep;
     while (!changed())
       stage_.wait(seen, std::memory_order_acquire);
+  }
   return now;
 }
 

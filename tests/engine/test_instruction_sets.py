@@ -6,13 +6,17 @@ from typing import Any
 
 import pytest
 
+from quaver import _native
 from quaver.engine.instruction_sets import (
     bfloat16_sets,
     choose_isa,
     explain_choice,
     instruction_sets,
+    permitted_isa,
+    refusals,
     require_bfloat16,
 )
+from quaver.engine.machine import info
 from quaver.errors import InstructionSetError
 
 ISAS = [name for name, available in instruction_sets().items() if available]
@@ -95,3 +99,65 @@ def test_bfloat16_is_multiplied_where_a_set_has_it(monkeypatch: pytest.MonkeyPat
         match=r": this CPU or its operating system lacks them: .+\. Otherwise use precision=",
     ):
         require_bfloat16("avx512vnni")
+
+
+def test_permission_is_asked_once_an_instruction_set_is_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("QUAVER_ISA", raising=False)
+    refused: dict[str, str] = {}
+    monkeypatch.setattr("quaver.engine.instruction_sets._refused", refused)
+    asked: list[str] = []
+    answers = {"amx": "Linux refuses the tiles"}
+
+    def ask(isa: str) -> str:
+        asked.append(isa)
+        return answers.get(isa, "")
+
+    monkeypatch.setattr(_native, "request_permission", ask)
+    monkeypatch.setattr(
+        _native,
+        "instruction_sets",
+        lambda: [("amx", True), ("avx512vnni", True), ("avx2", False), ("scalar", True)],
+    )
+    monkeypatch.setattr(_native, "refusals", list)
+    assert instruction_sets()["amx"]
+    assert choose_isa() == "amx"
+    assert choose_isa("amx") == "amx"
+    assert info()["isa"] == "amx"
+    assert explain_choice() == "the best that this CPU and system allow"
+    assert not asked  # listing and explaining ask for nothing
+
+    with pytest.raises(
+        InstructionSetError,
+        match=r"^isa='amx' cannot run here: Linux refuses the tiles; available: avx512vnni, scalar$",
+    ):
+        permitted_isa("amx")
+    assert asked == ["amx"]
+    assert not instruction_sets()["amx"]
+    assert refusals() == {"amx": "Linux refuses the tiles"}
+    assert permitted_isa() == "avx512vnni"
+    assert asked == ["amx", "avx512vnni"]
+    assert explain_choice().endswith("; amx is refused (Linux refuses the tiles)")
+
+    refused.clear()
+    with pytest.warns(
+        RuntimeWarning, match=r"^amx cannot run here: Linux refuses the tiles; avx512vnni runs"
+    ):
+        assert permitted_isa() == "avx512vnni"
+    refused.clear()
+    monkeypatch.setenv("QUAVER_ISA", "amx")
+    with pytest.raises(InstructionSetError, match=r"^QUAVER_ISA='amx' cannot run here: Linux"):
+        permitted_isa()
+    refused.clear()
+    answers.clear()
+    assert permitted_isa() == "amx"
+
+
+def test_the_system_is_asked_for_the_tile_registers_alone() -> None:
+    for isa, available in _native.instruction_sets():
+        answer = _native.request_permission(isa)
+        if isa != "amx" or _native.emulated:
+            assert answer == ""
+        elif not available:  # this CPU or system lacks them, and the request says why
+            assert "tile registers" in answer

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from quaver import _native
 from quaver.engine.eight_bits import in_eight_bits
 from quaver.engine.footprint import table_bytes
-from quaver.engine.instruction_sets import choose_isa, require_bfloat16
+from quaver.engine.instruction_sets import permitted_isa, require_bfloat16
 from quaver.engine.native_model import PRECISIONS, Precision, computes_in, native_model
 from quaver.engine.threads import choose_threads
 from quaver.errors import (
@@ -105,7 +105,7 @@ class Engine:
             spec, weights = _with_token_head(spec, weights, token_head)
             self._width = spec.outputs
         self.precision: Precision = computes_in(weights, precision)
-        self.isa = choose_isa(isa)
+        self.isa = permitted_isa(isa)
         if precision == "bfloat16":
             require_bfloat16(self.isa)
         self.threads = choose_threads(threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 from quaver import _native
 from quaver.errors import InstructionSetError
@@ -11,14 +12,21 @@ ISA_VARIABLE = "QUAVER_ISA"
 """Environment variable that forces an instruction set where no `isa` argument does."""
 
 
+_refused: dict[str, str] = {}
+"""Instruction sets that the system did not let this process use when it was asked, and why."""
+
+
 def instruction_sets() -> dict[str, bool]:
-    """Return the instruction sets of this build, the best first, and whether each can run here."""
-    return dict(_native.instruction_sets())
+    """Return the instruction sets of this build, the best first, and whether each can run here.
+
+    The system is not asked for what needs its permission: see `permitted_isa`.
+    """
+    return {name: usable and name not in _refused for name, usable in _native.instruction_sets()}
 
 
 def refusals() -> dict[str, str]:
     """Return the instruction sets that this CPU has and the system refuses, and why it does."""
-    return dict(_native.refusals())
+    return {**dict(_native.refusals()), **_refused}
 
 
 def bfloat16_sets() -> list[str]:
@@ -60,6 +68,8 @@ def explain_choice() -> str:
 def choose_isa(isa: str | None = None) -> str:
     """Return the instruction set to run: the argument, else QUAVER_ISA, else the best one available.
 
+    Nothing is asked of the system: `permitted_isa` is for what runs it.
+
     Args:
         isa: a name of `instruction_sets`, or None.
 
@@ -84,3 +94,29 @@ def choose_isa(isa: str | None = None) -> str:
             f"{origin}={wanted!r} cannot run here: {why}; available: {', '.join(available)}"
         )
     return wanted
+
+
+def permitted_isa(isa: str | None = None) -> str:
+    """Return what `choose_isa` returns, after asking the system for what needs its permission.
+
+    The first choice of AMX asks Linux for the tile registers, once for the process. Where it refuses
+    them and nobody named the instruction set, the next one runs, with a RuntimeWarning.
+
+    Args:
+        isa: a name of `instruction_sets`, or None.
+
+    Raises:
+        InstructionSetError: as `choose_isa`, or the system refuses the set that was named.
+    """
+    chosen = choose_isa(isa)
+    while why := _native.request_permission(chosen):
+        _refused[chosen] = why
+        following = choose_isa(isa)  # raises where the refused one was named
+        warnings.warn(
+            f"{chosen} cannot run here: {why}; {following} runs instead, and is what isa= or "
+            f"{ISA_VARIABLE} would name to ask for it without this warning",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        chosen = following
+    return chosen
