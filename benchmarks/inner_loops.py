@@ -22,7 +22,12 @@ from pathlib import Path
 
 KERNELS = "CMakeFiles/quaver_core.dir/native/kernels"
 # Name, the instruction that multiplies, its products.
-ARM = (("neon_i8mm", "usmmla", 32), ("neon_dotprod", "udot", 16), ("neon", "mul", 8))
+ARM = (
+    ("neon_i8mm", "usmmla", 32),
+    ("neon_dotprod", "udot", 16),
+    ("neon", "mul", 8),
+    ("neon_bf16", "bfmmla", 16),
+)
 X86 = (
     ("amx", "tdpbusd", 16384),
     ("avx512vnni", "vpdpbusd", 64),

@@ -67,6 +67,7 @@ enum Feature : unsigned {
   amx_tile = 1u << 8,
   amx_int8 = 1u << 9,
   avx512bf16 = 1u << 10,
+  amx_bf16 = 1u << 11,
 };
 
 #if defined(__linux__)
@@ -96,7 +97,7 @@ std::string missing_tiles([[maybe_unused]] unsigned states) {
 
 // Ask for the tile registers. Empty where this process, its threads and its children may use them, else why not. A
 // process that does not ask gets SIGILL from the first tile.
-std::string tile_refusal() {
+[[maybe_unused]] std::string tile_refusal() {
 #if defined(__linux__)
   if (syscall(SYS_arch_prctl, kRequestState, long{kTileData}) == 0)
     return {};
@@ -130,7 +131,8 @@ Features detect() {
       add(avx512bf16, bit(seven_one.eax, 5));
     }
     if (bit(seven.edx, 24)) {
-      const unsigned tiles = amx_tile | (bit(seven.edx, 25) ? unsigned{amx_int8} : 0u);
+      const unsigned tiles =
+          amx_tile | (bit(seven.edx, 25) ? unsigned{amx_int8} : 0u) | (bit(seven.edx, 22) ? unsigned{amx_bf16} : 0u);
       refusal = missing_tiles(states);
       (refusal.empty() ? found : refused) |= tiles;
     }
@@ -154,6 +156,7 @@ enum Feature : unsigned {
   simd = 1u << 0, // of every AArch64 CPU
   dotprod = 1u << 1,
   i8mm = 1u << 2,
+  bf16 = 1u << 3,
 };
 
 #if defined(__APPLE__)
@@ -169,9 +172,11 @@ Features detect() {
 #if defined(__linux__) // the bits of Linux' asm/hwcap.h, which older systems' headers lack
   found |= (getauxval(AT_HWCAP) >> 20 & 1u) != 0 ? dotprod : 0u;
   found |= (getauxval(AT_HWCAP2) >> 13 & 1u) != 0 ? i8mm : 0u;
+  found |= (getauxval(AT_HWCAP2) >> 14 & 1u) != 0 ? bf16 : 0u;
 #elif defined(__APPLE__)
   found |= has("hw.optional.arm.FEAT_DotProd") ? dotprod : 0u;
   found |= has("hw.optional.arm.FEAT_I8MM") ? i8mm : 0u;
+  found |= has("hw.optional.arm.FEAT_BF16") ? bf16 : 0u;
 #endif
   return {found};
 }

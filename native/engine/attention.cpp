@@ -36,7 +36,7 @@ public:
     if (precision_ == AttentionPrecision::int8) {
       packed.int8 = s.head.fit(rows, head.length, head.head_size, kernels_);
     } else if (precision_ == AttentionPrecision::bfloat16) {
-      packed.pairs = s.pairs.fit(rows, head.length, head.head_size);
+      packed.pairs = s.pairs.fit(rows, head.length, head.head_size, *kernels_.bfloat16);
     } else {
       packed.keys = s.keys.resize(area(round_up(head.length, kStrip), head.head_size));
       packed.values = s.values.resize(area(head.length, round_up(head.head_size, kStrip)));

@@ -53,12 +53,13 @@ std::uint16_t nearest_bfloat16(float value) {
 BFloat16Linear::BFloat16Linear(const float *weight, const float *scale, const float *bias, int outputs, int inputs,
                                const KernelTable &kernels, WeightMemory &memory)
     : FloatInputLinear(bias, outputs, inputs, kernels),
-      panels_(memory.take_array<std::uint16_t>(area(panels() * kPanel, round_up(inputs, 2)))), scale_(bias_.size()) {
+      panels_(memory.take_array<std::uint16_t>(area(panels() * kPanel, round_up(inputs, kPairStep)))),
+      scale_(bias_.size()) {
   std::memcpy(scale_.data(), scale, sizeof(float) * area(outputs, 1));
   for (int o = 0; o < outputs; ++o) {
     const float *row = weight + static_cast<std::ptrdiff_t>(o) * inputs;
     std::uint16_t *target =
-        panels_.get() + static_cast<std::ptrdiff_t>(o / kStrip) * kStrip * round_up(inputs, 2) + o % kStrip * 2;
+        panels_.get() + static_cast<std::ptrdiff_t>(o / kStrip) * kStrip * round_up(inputs, kPairStep) + o % kStrip * 2;
     for (int k = 0; k < inputs; ++k)
       target[static_cast<std::ptrdiff_t>(k / 2) * 2 * kStrip + k % 2] = nearest_bfloat16(row[k]);
   }
@@ -70,12 +71,12 @@ void BFloat16Linear::multiply(const LinearInput &input, int first_panel, int las
 }
 
 std::size_t BFloat16Linear::bytes() const {
-  return sizeof(std::uint16_t) * area(panels() * kPanel, round_up(inputs_, 2)) +
+  return sizeof(std::uint16_t) * area(panels() * kPanel, round_up(inputs_, kPairStep)) +
          sizeof(float) * (scale_.size() + bias_.size());
 }
 
 LinearInput PairLinear::read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows, InputRoom &room) const {
-  return {x, ldx, rows, {}, {}, nullptr, room.pairs.resize(area(rows, row_size()))};
+  return {x, ldx, rows, {}, {}, nullptr, room.pairs.resize(area(rows + kernels_.bfloat16->overread_rows, row_size()))};
 }
 
 void PairLinear::prepare(const LinearInput &input, int first, int last) const {

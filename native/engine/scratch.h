@@ -49,10 +49,10 @@ struct BFloat16HeadBuffers {
   Buffer<std::uint16_t> query, keys, values;
 
   // For `rows` queries, and keys and values of `length` tokens.
-  BFloat16Head fit(int rows, int length, int head_size) {
-    const int padded = round_up(length, kStrip), row = round_up(head_size, kPairStep);
-    return {query.resize(area(rows, row)), keys.resize(area(padded, row)),
-            values.resize(area(padded, round_up(head_size, value_width(head_size))))};
+  BFloat16Head fit(int rows, int length, int head_size, const BFloat16Kernels &kernels) {
+    const int row = round_up(head_size, kPairStep);
+    return {query.resize(area(rows + kernels.overread_rows, row)), keys.resize(area(round_up(length, kStrip), row)),
+            values.resize(area(round_up(length, kPairStep), round_up(head_size, value_width(head_size))))};
   }
 
   std::size_t bytes() const { return query.bytes() + keys.bytes() + values.bytes(); }

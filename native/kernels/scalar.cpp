@@ -184,7 +184,8 @@ void linear_float32(const float *x, std::ptrdiff_t ldx, int rows, const FloatWei
 void linear_bfloat16(const float *x, std::ptrdiff_t ldx, int rows, const BFloat16Weights &w, int first_panel,
                      int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept {
   for (int o = first_panel * kPanel; o < last_panel * kPanel; ++o) {
-    const std::uint16_t *pairs = w.panels + static_cast<std::ptrdiff_t>(o / kStrip) * kStrip * round_up(w.depth, 2);
+    const std::uint16_t *pairs =
+        w.panels + static_cast<std::ptrdiff_t>(o / kStrip) * kStrip * round_up(w.depth, kPairStep);
     for (int r = 0; r < rows; ++r) {
       float sum = 0.0f;
       for (int k = 0; k < w.depth; ++k) {

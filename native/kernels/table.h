@@ -13,10 +13,10 @@
 //                 as a tile (stride 64 bytes), and Arm's dot product uses the same groups of four. Arm's usmmla reads
 //                 groups of eight, [O'/16][K'/8][16][8]: a table says how deep its groups are, here and below.
 //   float panels  f32 [O'/16][K][16]: strips of 16 outputs
-//   bfloat16 panels  u16 [O'/16][K"/2][16][2], K" = K rounded up to 2: strips of 16 outputs as above, two inputs deep.
-//                 A 32-bit lane is a pair of inputs of one output, as AVX512-BF16 and AMX read them; the first of a
-//                 pair becomes float32 by a shift, the second by a mask.
 //   bfloat16 rows u16 [rows][K+], K+ = K rounded up to 32, zero behind K
+//   bfloat16 panels  u16 [O'/16][K+/2][16][2], zero behind K: strips of 16 outputs as above, two inputs deep. A 32-bit
+//                 lane is a pair of inputs of one output, as AVX512-BF16 and AMX read them (Arm's bfmmla after joining
+//                 two lines); the first of a pair becomes float32 by a shift, the second by a mask.
 //   int4 panels   u8 [O'/16][K'/8][16][4]: two lines of an int8 panel in one. The lower halves of the bytes are the
 //                 weights of the line that comes first, the upper halves those of the next, in two's complement.
 //   O' = O rounded up to 64, K' = K rounded up to 64; the padding is zero.
@@ -46,7 +46,7 @@ inline constexpr int kPanel = 64;        // outputs in a panel
 inline constexpr int kStrip = 16;        // outputs in a strip of an int8 panel
 inline constexpr int kGroup = 4;         // inputs in one 32-bit lane, what every table but one packs
 inline constexpr int kDepthStep = 64;    // K is padded to this
-inline constexpr int kPairStep = 32;     // bfloat16 rows and keys are padded to this
+inline constexpr int kPairStep = 32;     // inputs in bfloat16 are padded to this
 inline constexpr int kInt4Block = 128;   // inputs of a panel that are unpacked at a time, the largest int4 group
 inline constexpr int kMaxDepth = 65536;  // see Overflow
 inline constexpr int kMaxHead = 1024;    // features of one attention head; a packed key fits the stack
@@ -163,11 +163,11 @@ struct Int8Head {
 };
 
 // One head of one sequence in bfloat16; as Int8Head, without scales.
-//   L' = length rounded up to 16        D+ = D rounded up to 32        W' = D rounded up to value_width(D)
+//   L', L+ = length rounded up to 16, 32        D+ = D rounded up to 32        W' = D rounded up to value_width(D)
 struct BFloat16Head {
   std::uint16_t *query;  // bfloat16 rows [length][D+]
   std::uint16_t *keys;   // strips [L'/16][D+/2][16][2], zero behind the last feature and the last key
-  std::uint16_t *values; // strips [W'/16][L'/2][16][2], zero behind the last feature and the last token
+  std::uint16_t *values; // strips [W'/16][L+/2][16][2], zero behind the last feature and the last token
 };
 
 // Columns of a panel of values: a narrow head does not pay for 64 of them.
@@ -180,9 +180,10 @@ static constexpr int value_width(int head_size) { return head_size <= 16 ? 16 : 
 // product is exact, and a sum adds them in an order of its own instruction set that does not depend on the number of
 // rows.
 struct BFloat16Kernels {
-  const char *name; // as kernels/instruction_sets.h lists it
-  int score_bytes;  // as in KernelTable, of `attend`
-  int rate;         // the same, of `linear`
+  const char *name;  // as kernels/instruction_sets.h lists it
+  int overread_rows; // as in KernelTable, of bfloat16 rows
+  int score_bytes;   // the same, of `attend`
+  int rate;          // the same, of `linear`
 
   // Round rows to bfloat16. NaN stays NaN, and what is larger than every bfloat16 becomes infinite.
   //   x f32 [rows][ldx], q bfloat16 rows [rows][ldq], ldq >= cols rounded up to 32: all of these are written

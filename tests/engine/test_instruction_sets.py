@@ -81,7 +81,7 @@ def test_an_instruction_set_that_the_system_refuses(monkeypatch: pytest.MonkeyPa
 
 
 def test_bfloat16_is_multiplied_where_a_set_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(bfloat16_sets()) <= {"amx", "avx512vnni"} & set(ISAS)
+    assert set(bfloat16_sets()) <= {"amx", "avx512vnni", "neon_i8mm"} & set(ISAS)
     for isa in bfloat16_sets():
         require_bfloat16(isa)
     module = "quaver.engine.instruction_sets"

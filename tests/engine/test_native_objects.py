@@ -79,15 +79,16 @@ def test_every_kernel_file_has_an_object() -> None:
     platform.machine() != "x86_64" or _native.emulated or shutil.which("objdump") is None,
     reason="needs objdump, and a build of real x86-64 instructions",
 )
-def test_the_tiles_multiply_unsigned_by_signed_bytes() -> None:
-    """Three other products differ in the sign alone, which the emulated tests cannot see."""
+def test_the_tiles_multiply_unsigned_by_signed_bytes_and_pairs() -> None:
+    """Three other products of bytes differ in the sign alone, which the emulated tests cannot see."""
     command = ["objdump", "--disassemble", "--no-show-raw-insn", str(_native.__file__)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     products = re.findall(r"\t(tdp\w+) +(\S+)", done.stdout)
-    assert {name for name, _ in products} == {"tdpbusd"}
+    assert {name for name, _ in products} == {"tdpbusd", "tdpbf16ps"}
     # Weights, bytes, sums: tiles 4 to 7 are loaded, 0 to 3 added to.
     assert all(re.fullmatch(r"%tmm[4-7],%tmm[45],%tmm[0-3]", tiles) for _, tiles in products)
-    assert len(products) >= 8
+    for product in ("tdpbusd", "tdpbf16ps"):
+        assert sum(name == product for name, _ in products) >= 8
     for name in ("ldtilecfg", "tilerelease", "tileloadd", "tilestored", "tilezero"):
         assert re.search(rf"\t{name}\b", done.stdout), name
     for name in ("vdpbf16ps", "vcvtneps2bf16"):

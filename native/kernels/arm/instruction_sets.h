@@ -6,5 +6,5 @@
   X(neon_dotprod, simd | dotprod)                                                                                      \
   X(neon, simd)
 
-// None yet. bfdot multiplies pairs, as the panels hold them; bfmmla would read them in fours.
-#define QUAVER_BFLOAT16_SETS(B)
+// Products of bfloat16, for the table that names them.
+#define QUAVER_BFLOAT16_SETS(B) B(neon_bf16, simd | bf16)

@@ -62,6 +62,7 @@ struct Tile {
 
 } // namespace
 
-constinit const KernelTable neon_i8mm_kernels = VectorKernels<Lanes, Tile>::table("neon_i8mm", 150, 25);
+constinit const KernelTable neon_i8mm_kernels =
+    VectorKernels<Lanes, Tile>::table("neon_i8mm", 150, 25, &neon_bf16_kernels);
 
 } // namespace quaver

@@ -4,8 +4,9 @@
 //   struct Lanes   what shared/vector_kernels.h lists, and store_nearest, eight_nearest and store_pairs, which round to
 //   bfloat16 (avx512bf16.cpp)
 //   struct Tile    `rows`, its height, and run<R, W>(q, ldq, panel, strip, depth, sums) for R rows of pairs and panels
-//   of W columns whose strips are `strip` numbers apart
-// and makes its table from BFloat16Loops<Lanes, Tile>.
+//   of W columns whose strips are `strip` numbers apart; with `any_height` run<W>(q, ldq, rows, panel, ...) instead,
+//   which stores the sums of Tile::rows rows, with `depth_step` and `overread_rows` (amxbf16.cpp)
+// and makes its table from BFloat16Loops<Lanes, Tile, HeadTile>, HeadTile being a tile of another height for attention.
 #pragma once
 
 #include "kernels/shared/attention.h"
@@ -13,11 +14,26 @@
 namespace quaver {
 namespace {
 
-template <class L, class Tile> struct BFloat16Loops {
+template <class L, class Tile, class HeadTile = Tile> struct BFloat16Loops {
   using V = typename L::V;
-  using Attention = AttentionKernels<L, Tile>;
+  using Attention = AttentionKernels<L, HeadTile>;
   static constexpr int eight = 8; // bfloat16 in sixteen bytes
-  static constexpr int score_bytes = Tile::rows * static_cast<int>(sizeof(float) + sizeof(std::uint16_t));
+  static constexpr int score_bytes = HeadTile::rows * static_cast<int>(sizeof(float) + sizeof(std::uint16_t));
+  static constexpr bool any_height = requires { Tile::any_height; };
+  // Inputs that a tile multiplies at a time: it reads what follows the last one, zeros, up to a multiple of them.
+  static constexpr int depth_step = [] {
+    if constexpr (requires { Tile::depth_step; })
+      return Tile::depth_step;
+    else
+      return 2;
+  }();
+  static constexpr int overread_rows = [] {
+    if constexpr (requires { Tile::overread_rows; })
+      return Tile::overread_rows;
+    else
+      return 0;
+  }();
+  static_assert(kPairStep % depth_step == 0);
   static_assert(kPairStep % L::width == 0 && kPairStep % eight == 0 && kStrip % L::width == 0);
 
   static void round_rows(const float *x, std::ptrdiff_t ldx, int rows, int cols, std::uint16_t *q,
@@ -31,11 +47,15 @@ template <class L, class Tile> struct BFloat16Loops {
     }
   }
 
-  // sums [rows][W] over `depth` inputs, rounded up to pairs, of a panel W columns wide; rows <= R.
+  static int height_of(int left, int most) { return any_height ? least(most, left) : tile_height(left, most); }
+
+  // sums [rows][W] over `depth` inputs, rounded up to depth_step, of a panel W columns wide; rows <= R.
   template <int W, int R = Tile::rows, class Fetch = Nothing>
   static void sum_rows(const std::uint16_t *q, std::ptrdiff_t ldq, int rows, const std::uint16_t *panel,
                        std::ptrdiff_t strip, int depth, float *sums, Fetch ahead = {}) {
-    if (rows == R)
+    if constexpr (any_height)
+      Tile::template run<W>(q, ldq, rows, panel, strip, depth, sums, ahead);
+    else if (rows == R)
       Tile::template run<R, W>(q, ldq, panel, strip, depth, sums, ahead);
     else if constexpr (R > 1)
       sum_rows<W, R - 1>(q, ldq, rows, panel, strip, depth, sums, ahead);
@@ -79,14 +99,14 @@ template <class L, class Tile> struct BFloat16Loops {
   static void linear(const std::uint16_t *q, std::ptrdiff_t ldq, int rows, const BFloat16Weights &w, int first_panel,
                      int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept {
     alignas(64) float sums[Tile::rows * kPanel];
-    const std::ptrdiff_t strip = static_cast<std::ptrdiff_t>(kStrip) * round_up(w.depth, 2),
+    const std::ptrdiff_t strip = static_cast<std::ptrdiff_t>(kStrip) * round_up(w.depth, kPairStep),
                          size = kPanel / kStrip * strip;
     for (int panel = first_panel; panel < last_panel; ++panel) {
       const std::uint16_t *weights = w.panels + panel * size;
       const int column = panel * kPanel;
       Quarters quarters{reinterpret_cast<const std::int8_t *>(weights + size), 2 * size};
       for (int r = 0, height; r < rows; r += height) {
-        height = tile_height(rows - r, Tile::rows);
+        height = height_of(rows - r, Tile::rows);
         const int asked = quarters.asked((rows - r + Tile::rows - 1) / Tile::rows);
         if (asked == 2)
           sum_rows<kPanel>(q + r * ldq, ldq, height, weights, strip, w.depth, sums, Ahead<2>{quarters.next});
@@ -132,7 +152,8 @@ template <class L, class Tile> struct BFloat16Loops {
 
   // Values are one with an output per feature, two tokens deep.
   static void pack_values(const AttentionHead &head, const BFloat16Head &packed) noexcept {
-    const int padded = round_up(head.length, kStrip), columns = round_up(head.head_size, value_width(head.head_size));
+    const int padded = round_up(head.length, kPairStep),
+              columns = round_up(head.head_size, value_width(head.head_size));
     std::uint16_t *target = packed.values;
     for (int first = 0; first < columns; first += kStrip)
       for (int j = 0; j < padded; j += 2)
@@ -151,8 +172,8 @@ template <class L, class Tile> struct BFloat16Loops {
                     float *scores, int lds, float *highest) {
     const int depth = round_up(head.head_size, kPairStep);
     const std::ptrdiff_t strip = static_cast<std::ptrdiff_t>(kStrip) * depth;
-    alignas(64) float sums[Tile::rows * kPanel];
-    V top[Tile::rows];
+    alignas(64) float sums[HeadTile::rows * kPanel];
+    V top[HeadTile::rows];
     for (int r = 0; r < rows; ++r)
       top[r] = L::set(-kLargest);
     for (int j = first, width; j < seen; j += width) {
@@ -192,9 +213,9 @@ template <class L, class Tile> struct BFloat16Loops {
   // The weights of the keys [first_key, seen) times their values.
   static void mix(const AttentionHead &head, const BFloat16Head &packed, const std::uint16_t *weights, int ldw,
                   int rows, int first_key, int seen, const float *total, float *out, std::ptrdiff_t ldo) {
-    const int padded = round_up(head.length, kStrip), width = value_width(head.head_size);
+    const int padded = round_up(head.length, kPairStep), width = value_width(head.head_size);
     const std::ptrdiff_t strip = static_cast<std::ptrdiff_t>(kStrip) * padded;
-    alignas(64) float sums[Tile::rows * kPanel];
+    alignas(64) float sums[HeadTile::rows * kPanel];
     for (int first = 0; first < head.head_size; first += width) {
       sum_columns(width, weights + first_key, ldw, rows,
                   packed.values + static_cast<std::ptrdiff_t>(first) * padded + first_key * kStrip, strip,
@@ -208,23 +229,26 @@ template <class L, class Tile> struct BFloat16Loops {
   static void attend(const AttentionHead &head, const BFloat16Head &packed, int first_row, int last_row, float *scores,
                      float *out, std::ptrdiff_t ldo) noexcept {
     const int lds = round_up(head.length, kPanel);
-    auto *weights = reinterpret_cast<std::uint16_t *>(scores + static_cast<std::ptrdiff_t>(Tile::rows) * lds);
+    auto *weights = reinterpret_cast<std::uint16_t *>(scores + static_cast<std::ptrdiff_t>(HeadTile::rows) * lds);
+    // Steps of depth begin at the same keys whichever rows are together, so that sums have the same order.
+    constexpr int key_step = depth_step > kStrip ? depth_step : kStrip;
     for (int row = first_row, rows; row < last_row; row += rows) {
-      rows = tile_height(last_row - row, Tile::rows);
-      const int first = Attention::seen_from(head, row, kStrip), seen = Attention::seen_until(head, row + rows - 1);
-      float highest[Tile::rows], total[Tile::rows];
+      rows = height_of(last_row - row, HeadTile::rows);
+      const int first = Attention::seen_from(head, row, key_step), seen = Attention::seen_until(head, row + rows - 1);
+      float highest[HeadTile::rows], total[HeadTile::rows];
       score(head, packed, row, rows, first, seen, scores, lds, highest);
       for (int r = 0; r < rows && Attention::is_placed(head); ++r)
         highest[r] = Attention::place(head, row + r, first, scores + r * lds, 1.0f);
       for (int r = 0; r < rows; ++r)
         total[r] = weigh(scores + r * lds + first, Attention::seen_until(head, row + r) - first,
-                         round_up(seen - first, 2), highest[r], weights + r * lds + first);
+                         round_up(seen - first, depth_step), highest[r], weights + r * lds + first);
       mix(head, packed, weights, lds, rows, first, seen, total, out + row * ldo, ldo);
     }
   }
 
   static constexpr BFloat16Kernels table(const char *name, int rate) {
     return {.name = name,
+            .overread_rows = overread_rows,
             .score_bytes = score_bytes,
             .rate = rate,
             .round_rows = round_rows,

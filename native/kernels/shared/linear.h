@@ -604,7 +604,7 @@ template <class L, class Tile> struct LinearKernels {
                               int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept {
     constexpr int width = L::float_columns * L::width, strips = width / kStrip;
     static_assert(width % kStrip == 0 && kPanel % width == 0);
-    const std::ptrdiff_t strip = static_cast<std::ptrdiff_t>(kStrip) * round_up(w.depth, 2);
+    const std::ptrdiff_t strip = static_cast<std::ptrdiff_t>(kStrip) * round_up(w.depth, kPairStep);
     const std::uint16_t *weights = w.panels + first_panel * (kPanel / kStrip) * strip;
     for (int panel = first_panel; panel < last_panel; ++panel) {
       const int column = panel * kPanel;

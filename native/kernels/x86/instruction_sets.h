@@ -9,6 +9,7 @@
   X(avx512, avx2 | fma | avx512f | avx512dq | avx512bw | avx512vl)                                                     \
   X(avx2, avx2 | fma)
 
-// Products of bfloat16, for the tables that name them: Cooper Lake, Sapphire Rapids and later Xeons, Zen 4 and later.
-// tdpbf16ps of AMX, which reads the same panels, would be another one.
-#define QUAVER_BFLOAT16_SETS(B) B(avx512bf16, avx2 | fma | avx512f | avx512dq | avx512bw | avx512vl | avx512bf16)
+// Products of bfloat16, for the tables that name them.
+#define QUAVER_BFLOAT16_SETS(B)                                                                                        \
+  B(amxbf16, avx2 | fma | avx512f | avx512dq | avx512bw | avx512vl | avx512bf16 | amx_tile | amx_bf16)                 \
+  B(avx512bf16, avx2 | fma | avx512f | avx512dq | avx512bw | avx512vl | avx512bf16)

@@ -1,5 +1,5 @@
-// The kernels of amx.cpp with real tile instructions, in Bochs, against the same file with portable tiles; and those of
-// avx512bf16.cpp with its instructions against portable ones.
+// The kernels of amx.cpp and amxbf16.cpp with real tile instructions, in Bochs, against the same files with portable
+// tiles; and those of avx512bf16.cpp with its instructions against portable ones.
 //
 // Bochs 3.0 multiplies the weights of all four int8 products as if they were unsigned. The portable tiles of this
 // program do the same, so results must be equal to the last bit. That proves configuration, packing, tails and the
@@ -11,7 +11,8 @@
 
 namespace quaver {
 extern const KernelTable amx_portable_kernels;
-}
+extern const BFloat16Kernels amxbf16_portable_kernels, avx512bf16_portable_kernels;
+} // namespace quaver
 
 using namespace quaver;
 
@@ -175,13 +176,14 @@ void test_attention() {
 }
 
 // Rounding, with every kind of number, layers of odd depths too, and attention.
-void test_bfloat16() {
-  const BFloat16Kernels *kernels[] = {real.bfloat16, portable.bfloat16};
+void test_bfloat16(const BFloat16Kernels &ours, const BFloat16Kernels &emulated) {
+  const BFloat16Kernels *kernels[] = {&ours, &emulated};
   constexpr int most = 192;
   alignas(64) static std::uint16_t weights[most * kMaxOutputs];
   static float rows[kMaxRows * most], scale[kMaxOutputs], bias[kMaxOutputs];
-  alignas(64) static std::uint16_t pairs[2][kMaxRows * most];
-  const auto anything = [](auto bits) { // of all exponents, also those of denormal numbers, infinity and NaN
+  alignas(64) static std::uint16_t pairs[2][(kMaxRows + 15) * most];
+  __builtin_memset(pairs, 0, sizeof pairs); // the other kernels were here
+  const auto anything = [](auto bits) {     // of all exponents, also those of denormal numbers, infinity and NaN
     return __builtin_bit_cast(float, static_cast<std::uint32_t>(bits));
   };
   for (const int cols : {1, 7, 64, most})
@@ -197,7 +199,7 @@ void test_bfloat16() {
     bias[i] = draw_float();
   }
   for (const int depth : {1, 2, 31, 64, most - 1, most})
-    for (const int count : {1, 2, 5, 6, 7, 13, kMaxRows})
+    for (const int count : {1, 2, 5, 6, 7, 13, 16, 17, 33, kMaxRows})
       for (const Activation act : {Activation::none, Activation::gelu, Activation::silu})
         for (const float size : {1.0f, 0x1p-62f}) { // of products that are denormal numbers as well
           for (auto &v : rows)
@@ -205,22 +207,17 @@ void test_bfloat16() {
           kernels[0]->round_rows(rows, most, kMaxRows, depth, pairs[0], most);
           for (auto &v : weights)
             v = static_cast<std::uint16_t>(__builtin_bit_cast(std::uint32_t, size *draw_float()) >> 16);
-          if (depth % 2 != 0) // behind the last input
-            for (auto &v : weights)
-              v = 0;
-          if (depth % 2 != 0)
-            for (int o = 0; o < kMaxOutputs; ++o)
-              for (int k = 0; k < depth; ++k)
-                weights[o / kStrip * kStrip * (depth + 1) + k / 2 * 2 * kStrip + o % kStrip * 2 + k % 2] =
-                    static_cast<std::uint16_t>(draw() % 2 << 15 | (0x3f00 + draw() % 256));
+          for (int o = 0, padded = round_up(depth, kPairStep); o < kMaxOutputs; ++o)
+            for (int k = depth; k < padded; ++k)
+              weights[o / kStrip * kStrip * padded + k / 2 * 2 * kStrip + o % kStrip * 2 + k % 2] = 0;
           for (int t = 0; t < 2; ++t)
             kernels[t]->linear(pairs[0], most, count, {weights, scale, bias, depth}, 0, kMaxOutputs / kPanel,
                                outputs[t], kMaxOutputs, act);
           check_equal("pairs", depth, count, static_cast<int>(act), outputs[0], outputs[1],
                       sizeof(float) * static_cast<std::size_t>(count * kMaxOutputs));
         }
-  static float qkv[kMaxTokens * 3 * 96], scores[kMaxTokens * 16], out[2][kMaxTokens * 96];
-  alignas(64) static std::uint16_t query[kMaxTokens * 96], keys[2][kMaxTokens * 96], values[2][kMaxTokens * 128];
+  static float qkv[kMaxTokens * 3 * 96], scores[kMaxTokens * 24], out[2][kMaxTokens * 96];
+  alignas(64) static std::uint16_t query[(kMaxTokens + 15) * 96], keys[2][kMaxTokens * 96], values[2][kMaxTokens * 128];
   for (auto &v : qkv)
     v = draw_float();
   for (const int d : {16, 32, 40, 64, 96})
@@ -354,7 +351,8 @@ extern char begin_of_zeros[], end_of_zeros[];
   test_sums();
   test_linear();
   test_attention();
-  test_bfloat16();
+  test_bfloat16(amxbf16_kernels, amxbf16_portable_kernels);
+  test_bfloat16(avx512bf16_kernels, avx512bf16_portable_kernels);
   count_layer(real);
   portable.leave();
   real.leave();

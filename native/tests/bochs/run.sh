@@ -34,14 +34,16 @@ features() {
 flags="-std=c++20 -O3 -ffp-contract=off -fno-exceptions -fno-rtti -fno-pic -fno-stack-protector -fcf-protection=none
   -fno-asynchronous-unwind-tables -w -I$native"
 cxx=${CXX:-g++}
-amx="$(features amx) $native/kernels/x86/amx.cpp" pairs="$(features avx512bf16) $native/kernels/x86/avx512bf16.cpp"
-portable="-Damx_kernels=amx_portable_kernels -Davx512bf16_kernels=avx512bf16_portable_kernels"
-$cxx $flags -c $amx -o "$build/real.o"
-$cxx $flags -c $pairs -o "$build/real_pairs.o"
-$cxx $flags $portable -DQUAVER_EMULATE_TILES -DQUAVER_UNSIGNED_TILES -Dthread_local= -c $amx -o "$build/portable.o"
-$cxx $flags $portable -DQUAVER_EMULATE_PAIRS -c $pairs -o "$build/portable_pairs.o"
+objects=()
+for kernels in amx amxbf16 avx512bf16; do
+  source="$(features $kernels) $native/kernels/x86/$kernels.cpp"
+  $cxx $flags -c $source -o "$build/$kernels.o"
+  $cxx $flags -Damx_kernels=amx_portable_kernels -Damxbf16_kernels=amxbf16_portable_kernels -Davx512bf16_kernels=avx512bf16_portable_kernels \
+    -DQUAVER_EMULATE_TILES -DQUAVER_UNSIGNED_TILES -DQUAVER_EMULATE_PAIRS -Dthread_local= -c $source -o "$build/$kernels.portable.o"
+  objects+=("$build/$kernels.o" "$build/$kernels.portable.o")
+done
 $cxx $flags $(features amx) -fno-tree-loop-distribute-patterns -c "$here/program.cpp" -o "$build/program.o"
-ld -nostdlib -static -T "$here/program.ld" "$build"/{program,real,portable,real_pairs,portable_pairs}.o -o "$build/program.elf"
+ld -nostdlib -static -T "$here/program.ld" "$build/program.o" "${objects[@]}" -o "$build/program.elf"
 objcopy -O binary --remove-section .bss "$build/program.elf" "$build/program.bin"
 sectors=$(( ($(stat -c %s "$build/program.bin") + 511) / 512 ))
 $cxx -DSECTORS=$sectors -c "$here/boot.S" -o "$build/boot.o"
@@ -66,7 +68,7 @@ panic: action=fatal
 END
 # The display is a terminal, which `script` makes of a file.
 printf -v command '%q ' "${run[@]}" -q -f "$build/bochsrc"
-TERM=xterm timeout 300 script -qec "$command" "$build/screen" > /dev/null < /dev/null || true
+TERM=xterm timeout 600 script -qec "$command" "$build/screen" > /dev/null < /dev/null || true
 tr -d '\r' < "$build/screen" | grep -aoE '[a-z0-9_]+ [0-9 ]+ differs|count [a-z0-9_]+ [a-z0-9_]+ [0-9]+|amx in Bochs: [0-9]+ checks, [0-9]+ failed' > "$build/result" || true
 grep -v ^count "$build/result" || true
 grep -q ' checks, 0 failed' "$build/result" || { echo "the program failed or did not end in Bochs; its log: $build/log" >&2; exit 1; }

@@ -17,8 +17,8 @@ from quaver.models import (
     ranges_of_inputs,
 )
 
-# kPanel and kDepthStep of native/kernels/table.h.
-_PANEL, _DEPTH_STEP = 64, 64
+# kPanel, kDepthStep and kPairStep of native/kernels/table.h.
+_PANEL, _DEPTH_STEP, _PAIR_STEP = 64, 64, 32
 _FLOAT = 4
 _FIELDS = ("qkv", "out", "up", "down", "input", "input_gate", "input_out")
 
@@ -147,7 +147,7 @@ def packed_bytes(
     if kind == "float32":
         return _FLOAT * padded * (inputs + 1)
     if kind == "bfloat16" or kind == "bfloat16-weights":
-        return padded * (2 * _up_to(2, inputs) + 2 * _FLOAT)
+        return padded * (2 * _up_to(_PAIR_STEP, inputs) + 2 * _FLOAT)
     # Of each group a scale, a sum and with centers a shift, besides the bias.
     numbers = 1 + groups * (3 if centers else 2)
     return padded * (_up_to(_DEPTH_STEP, inputs) + _FLOAT * numbers)

@@ -51,7 +51,7 @@ def require_bfloat16(isa: str) -> None:
     else:
         why = f"this CPU or its operating system lacks them: {_native.cpu_name()}"
     raise InstructionSetError(
-        f"precision='bfloat16' needs instructions that multiply bfloat16, such as AVX512-BF16: {why}. "
+        f"precision='bfloat16' needs instructions that multiply bfloat16, such as AVX512-BF16 or Arm's BF16: {why}. "
         "Otherwise use precision='float32', 'int8', which is smaller and faster, or "
         "'bfloat16-weights', which stores weights in bfloat16 and multiplies in float32"
     )
