@@ -224,7 +224,7 @@ def doubled(start: str, step: str, rounds: int, use: str = "") -> str:
 
 
 LONG = doubled("'a'", "n.x + n.x", 16)
-ITEMS = ", ".join(["n.x"] * 2000)
+ITEMS = ", ".join(["n.x"] * 500)
 STEPS, REFUSED, UNSAFE, NO_FILTER = "so many steps", "may not use", "unsafe", "No filter named"
 HOSTILE = {
     "{{ 'a' * 10000000000 }}": REFUSED,
@@ -362,6 +362,12 @@ def test_a_hostile_template_ends_soon_and_small(template: str, outcomes: dict[st
 def test_a_long_instruction_is_no_hostile_template() -> None:
     text = "an instruction of the caller " * 20_000
     assert ChatTemplate(QWEN3_RERANKER).around(text).before.count(text) == 1
+
+
+def test_long_tokens_of_a_folder_give_a_template_no_endless_time() -> None:
+    template = "{% for a in range(1000) %}" * 3 + "{% endfor %}" * 3
+    with pytest.raises(ModelFolderError, match=STEPS):
+        ChatTemplate(template, (("eos_token", "x" * (8 << 20)),)).around("x" * (8 << 20))
 
 
 def test_a_template_that_is_refused_names_the_reason() -> None:

@@ -330,6 +330,9 @@ def test_a_model_that_generates_says_so(tmp_path: Path) -> None:
         quaver.Embedder.from_pretrained(folder)
     with pytest.raises(PoolingError, match=r"Qwen3ForCausalLM .* generates text"):
         quaver.quantize(folder, tmp_path / "int8")
+    write_json(folder / "config.json", {**config, "architectures": ["Qwen3Model"]})
+    with pytest.raises(PoolingError, match="pass pooling='lasttoken' or pooling='mean'"):
+        quaver.Embedder.from_pretrained(folder)
     assert quaver.Embedder.from_pretrained(folder, pooling="lasttoken").encode("text").shape == (
         256,
     )

@@ -27,8 +27,9 @@ from jinja2.visitor import NodeTransformer
 
 _STEPS = 100_000
 """Steps that a template may take; those of real models take hundreds for a query and a document."""
-_STEPS_FOR_EACH = 200
-"""More steps for each step that it takes to read the variables once: a long instruction is not the template's fault."""
+_STEPS_FOR_EACH, _MOST_STEPS = 50, 1_000_000
+"""More steps for each that it takes to read the variables once, and the most: a long instruction is not the template's
+fault, but a folder's default prompt may be long on purpose."""
 _MOST_NODES = 8000
 """Nodes of a template's tree, which bound the time to compile it; those of real models have up to two thousand."""
 _MOST_LOOPS = 16
@@ -162,7 +163,7 @@ def run_template(source: str, variables: Mapping[str, Any]) -> str:
     sandbox = _Sandbox()
     before = sandbox.left
     sandbox.spend(dict(variables), limited=False)
-    sandbox.left = before + _STEPS_FOR_EACH * (before - sandbox.left)
+    sandbox.left = min(before + _STEPS_FOR_EACH * (before - sandbox.left), _MOST_STEPS)
     template = sandbox.template_class.from_code(sandbox, code, dict(sandbox.globals))
     return template.render(variables)
 

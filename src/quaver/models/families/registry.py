@@ -126,7 +126,8 @@ def encoder_spec(config: Mapping[str, Any], *, pooling: str | None, normalize: b
     is_quantized(config)  # refuses layouts that Quaver does not read
     read = Config(config)
     spec = FAMILIES[_family(read)].spec(read)
-    pooling = _pooling(pooling, read.file.architectures or ())
+    causal = any(layer.causal for layer in spec.layers)
+    pooling = _pooling(pooling, read.file.architectures or (), "lasttoken" if causal else "cls")
     if spec.output_size is not None and "max" in pooling.split("+"):
         others = ", ".join(name for name in POOLINGS if name != "max")
         raise UnsupportedArchitectureError(
@@ -234,7 +235,7 @@ def _family(config: Config) -> str:
     return _MODEL_TYPES[model_type]
 
 
-def _pooling(pooling: str | None, architectures: Sequence[str]) -> str:
+def _pooling(pooling: str | None, architectures: Sequence[str], usual: str) -> str:
     generates = [name for name in architectures if name.endswith("ForCausalLM")]
     if pooling is None and generates:
         raise PoolingError(
@@ -249,7 +250,7 @@ def _pooling(pooling: str | None, architectures: Sequence[str]) -> str:
         raise PoolingError(
             "the model folder does not say how to pool (it has no modules.json), and with the "
             "wrong pooling the vectors look "
-            "healthy and are useless; look it up in the model's card and pass pooling='cls' or "
+            f"healthy and are useless; look it up in the model's card and pass pooling={usual!r} or "
             f"pooling='mean'{sparse if masked else ''}"
         )
     names = pooling.split("+")
