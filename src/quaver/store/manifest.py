@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +12,8 @@ from quaver.errors import (
     StoreError,
     StoreMismatchError,
     StoreNotFoundError,
-    StoreWriteError,
 )
+from quaver.store.column import write_whole
 
 FILE_NAME = "quaver.json"
 SETTINGS = frozenset(
@@ -235,15 +234,7 @@ class Manifest:
         Raises:
             StoreWriteError: writing failed.
         """
-        path, unfinished = store / FILE_NAME, store / (FILE_NAME + ".new")
-        try:
-            with unfinished.open("w", encoding="utf-8") as file:
-                file.write(self.to_json())
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        except OSError as error:
-            raise StoreWriteError(f"cannot write {path}: {error.strerror}") from error
+        write_whole(store / FILE_NAME, self.to_json().encode())
 
     def check_asked(
         self,
