@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from tiny_model import edit_json
+
 GOLDEN = Path(__file__).parent / "golden" / "folders"
 
 
@@ -40,3 +42,21 @@ def unpacked_with_outputs(name: str, folder: Path) -> tuple[Path, dict[str, Any]
         key: values if key in ("ids", "texts") else np.asarray(values, np.float32)
         for key, values in outputs.items()
     }
+
+
+def needing_an_instruction(folder: Path) -> Path:
+    """Give a reranker with a chat template one that fails without an instruction, and no default for it.
+
+    Args:
+        folder: of the reranker.
+
+    Returns:
+        the same folder.
+    """
+    template = (
+        "{{ (messages | selectattr('role', 'equalto', 'system') | first).content }}: "
+        "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
+    )
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    edit_json(folder / "config_sentence_transformers.json", default_prompt_name=None)
+    return folder

@@ -60,6 +60,7 @@ NATIVE_CALLERS = {
 # The one library a module is made around may be imported with it; every other waits for its first
 # use. On the model's side that is all but numpy.
 MADE_AROUND = {
+    "bulk.driver": {"msgspec"},
     "bulk.kinds": {"pyarrow"},
     "bulk.place": {"pyarrow"},
     "bulk.shard": {"msgspec", "pyarrow"},

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pyarrow import feather, ipc, parquet
 
 from quaver import BulkError, BulkWriteError, Embedder, InputError
-from quaver.bulk import BulkReport, embed, plan
+from quaver.bulk import BulkReport, embed, local, plan
 from quaver.bulk.place import Listed, find_files, find_place, identity, write_bytes
 from quaver.bulk.shard import ENDINGS, Reader, split_file
 from quaver.bulk.target import Target
@@ -461,6 +461,42 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path, tiny_folder: Path) -> No
     assert killed
     assert report.failed == ()
     assert digests(report) == digests(want)
+
+
+@pytest.mark.parametrize(
+    ("ending", "words"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "was killed (SIGKILL), as the system does when"),
+        ("os.kill(os.getpid(), signal.SIGTERM)", "was asked to end (SIGTERM), by a person"),
+        ("os.abort()", "ended by a signal (SIGABRT)"),
+        ("os._exit(3)", "ended with exit code 3"),
+    ],
+)
+def test_how_a_process_ended_is_said_in_words(ending: str, words: str) -> None:
+    done = subprocess.run([sys.executable, "-c", f"import os, signal; {ending}"], check=False)
+    assert local.in_words(done.returncode).startswith(words)
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_a_worker_that_ends_is_not_ended_first(
+    ready: bool, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import os, sys, time; from multiprocessing.connection import Connection\n"
+        "connection = Connection(int(sys.argv[1])); connection.recv()\n"
+        + ("connection.send(None); connection.recv()\n" if ready else "")
+        + "connection.close(); time.sleep(0.5); os._exit(3)"
+    )
+    monkeypatch.setattr(local, "_SERVE", code)
+    source = write_corpus(tmp_path / "a.txt", TEXTS[:20])
+    options: dict[str, Any] = {"model": tiny_folder, "workers": 2}
+    if ready:
+        report = embed(source, tmp_path / "out", **options)
+        ((_, reason),) = report.failed
+        assert "3 worker processes died on it; the last ended with exit code 3" in reason
+    else:
+        with pytest.raises(BulkError, match=r"process ended with exit code 3; .* before it had"):
+            embed(source, tmp_path / "out", **options)
 
 
 # --- Refused --------------------------------------------------------------------------------------

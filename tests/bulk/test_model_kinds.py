@@ -13,10 +13,18 @@ from pyarrow import parquet
 from test_bulk import TEXTS, digests, write_corpus
 from typer.testing import CliRunner
 
-from golden_folders import unpacked
-from quaver import BulkError, CrossEncoder, InputError, MultiVectorEncoder, SparseEncoder, cli
-from quaver.bulk import BulkReport, embed
-from tiny_model import edit_json, write_tiny_cross_encoder
+from golden_folders import needing_an_instruction, unpacked
+from quaver import (
+    BulkError,
+    CrossEncoder,
+    InputError,
+    MultiVectorEncoder,
+    SparseEncoder,
+    UnsupportedArchitectureError,
+    cli,
+)
+from quaver.bulk import BulkReport, embed, plan
+from tiny_model import write_tiny_cross_encoder
 
 # Every tenth row has no text.
 SOME: list[str | None] = [None if i % 10 == 3 else text for i, text in enumerate(TEXTS[:300])]
@@ -216,6 +224,71 @@ def test_a_target_of_an_earlier_version_goes_on(tmp_path: Path, tiny_folder: Pat
     assert digests(again) == digests(first)
 
 
+# --- Plans ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "kind"), [("splade-bert", "sparse"), ("colbert", "multi-vector"), ("cross", "scores")]
+)
+def test_a_plan_of_any_kind_is_near_what_the_run_does(
+    name: str, kind: Any, tmp_path: Path, cross_folder: Path
+) -> None:
+    if kind == "scores":
+        source = write_pairs(tmp_path / "a.parquet", PAIRS)
+        options: dict[str, Any] = {"model": cross_folder, "pair_columns": ("query", "body")}
+    else:
+        source = write_corpus(tmp_path / "a.parquet", SOME, group=100)
+        options = {"model": unpacked(name, tmp_path), "kind": kind}
+    made = plan(source, sample=150, shard_bytes=4_000, **options)
+    report = embed(source, tmp_path / "out", shard_bytes=4_000, **options)
+    assert (made.kind, made.precision, made.rows) == (kind, "int8", 300)
+    assert made.shards == len(report.records) > 1
+    assert made.tokens == pytest.approx(report.tokens, rel=0.2)
+    assert made.tokens_per_second > 0
+    numbers = 0
+    for column in table_of(report).column_names:
+        if column in ("indices", "values", "vectors", "score"):
+            values = table_of(report)[column].combine_chunks()
+            while hasattr(values.type, "value_type"):
+                values = values.flatten()
+            numbers += 4 * (len(values) - values.null_count)
+    assert made.output_bytes == pytest.approx(numbers * 300 / (300 - report.failed_rows), rel=0.2)
+
+
+def test_a_plan_says_what_a_model_of_another_kind_needs(
+    tmp_path: Path, tiny_folder: Path, cross_folder: Path
+) -> None:
+    source = write_pairs(tmp_path / "a.parquet", PAIRS[:5])
+    sparse, colbert = unpacked("splade-bert", tmp_path), unpacked("colbert", tmp_path)
+    for model, given, message in (
+        (sparse, {}, r"a sparse encoder: give kind='sparse' \(--kind sparse\)"),
+        (colbert, {"kind": "sparse"}, r"give kind='multi-vector' \(--kind multi-vector\)"),
+        (cross_folder, {}, r"name the columns of the pairs with pair_columns \(--pair-columns"),
+        (tiny_folder, {"kind": "sparse"}, "leave out kind"),
+    ):
+        with pytest.raises(UnsupportedArchitectureError, match=message):
+            plan(source, model=model, column="body", **given)
+        with pytest.raises(UnsupportedArchitectureError, match=message):
+            embed(source, tmp_path / "out", model=model, column="body", **given)
+    with pytest.raises(InputError, match="pair_columns must name the columns"):
+        plan(source, model=cross_folder, kind="scores")
+    long = write_pairs(tmp_path / "b.parquet", [(" ".join(["file"] * 80), "the file")])
+    with pytest.raises(BulkError, match="the model takes none of 1 in the sample"):
+        plan(long, model=cross_folder, pair_columns=("query", "body"))
+
+
+def test_a_plan_of_scores_from_the_command_line(tmp_path: Path) -> None:
+    folder = needing_an_instruction(unpacked("qwen3-reranker", tmp_path))
+    source = write_pairs(tmp_path / "a.jsonl", [("which file", "text")] * 10)
+    line = ["plan", str(source), "-m", str(folder), "--pair-columns", "query,body"]
+    done = CliRunner().invoke(cli.app, line)
+    assert done.exit_code == 2, done.output
+    assert "needs an instruction: got none" in done.output
+    line += ["--prompt", "which text answers", "--precision", "float32"]
+    done = CliRunner().invoke(cli.app, line)
+    assert done.exit_code == 0, done.output
+    assert "results    about 40 bytes of scores as float32" in done.output
+    assert "here in float32, on 10 rows" in done.output
+
+
 # --- Command line ---------------------------------------------------------------------------------
 def test_scores_from_the_command_line(tmp_path: Path, cross_folder: Path) -> None:
     source = write_pairs(tmp_path / "a.jsonl", PAIRS[:20])
@@ -239,13 +312,7 @@ def test_scores_from_the_command_line(tmp_path: Path, cross_folder: Path) -> Non
 
 
 def test_the_instruction_of_a_reranker_from_the_command_line(tmp_path: Path) -> None:
-    folder = unpacked("qwen3-reranker", tmp_path)
-    template = (
-        "{{ (messages | selectattr('role', 'equalto', 'system') | first).content }}: "
-        "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
-    )
-    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    edit_json(folder / "config_sentence_transformers.json", default_prompt_name=None)
+    folder = needing_an_instruction(unpacked("qwen3-reranker", tmp_path))
     pairs = [("which file", "text"), ("which file", "the python module")]
     source = write_pairs(tmp_path / "a.jsonl", pairs)
     out = tmp_path / "out"

@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from pyarrow import fs, parquet
 from test_bulk import TEXTS, digests, write_corpus
+from test_driver import a_driver
 
 from quaver import BulkError, BulkWriteError, Embedder
 from quaver.bulk import embed
@@ -96,6 +97,22 @@ def test_a_corpus_in_a_bucket(
     assert (again.before, again.rows) == (len(report.records), 0)
     local = embed(tmp_path, tmp_path / "out", **options)  # type: ignore[arg-type]
     assert sorted(digests(local).values()) == sorted(digests(report).values())
+
+
+def test_a_bucket_has_one_driver(
+    query: str, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quaver.bulk.driver.BEAT", 0.2)
+    source, target = write_corpus(tmp_path / "a.txt", TEXTS[:20]), f"s3://corpus/driven{query}"
+    refused = pytest.raises(
+        BulkError, match=r"one driver at a time: process \d+ on .+ s3://corpus/"
+    )
+    with a_driver(source, target, tiny_folder), refused:
+        embed(source, target, model=tiny_folder)
+    assert embed(source, target, model=tiny_folder).before == 1
+    bucket, _ = fs.FileSystem.from_uri(f"s3://corpus{query}")
+    leases = fs.FileSelector("corpus/driven/_quaver/drivers", allow_not_found=True)
+    assert not [info for info in bucket.get_file_info(leases) if info.is_file]
 
 
 def test_a_bucket_that_is_not_there(query: str, tmp_path: Path, tiny_folder: Path) -> None:

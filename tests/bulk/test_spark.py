@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from test_bulk import TEXTS, digests, write_corpus
 
-from quaver import ModelNotFoundError
 from quaver.bulk import embed
 from quaver.bulk.kinds import Dense
 from tiny_model import write_tiny_model
@@ -95,21 +94,34 @@ def test_a_corrupt_file_fails_alone_on_spark(
     assert [Path(name).name for name, _ in report.failed] == ["b.parquet"]
 
 
-def test_executors_that_do_not_have_the_model(
+def test_a_model_that_executors_do_not_have_is_sent_there(
     session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = write_corpus(tmp_path / "a.txt", TEXTS[:20])
-    model = write_tiny_model(tmp_path / "model")
-    load = Dense.load
+    from quaver.bulk import spark as engine
+
+    source = write_corpus(tmp_path / "a.parquet", TEXTS[:200])
+    model = write_tiny_model(tmp_path / "model", seed=3)
+    options: dict[str, Any] = {"model": model, "shard_bytes": 1_500}
+    want = embed(source, tmp_path / "want", **options)
+    load, ship = Dense.load, engine.ship
 
     def load_and_move(name: str, loading: Any) -> Any:
         loaded = load(name, loading)
-        model.rename(tmp_path / "elsewhere")
+        model.rename(tmp_path / "elsewhere")  # the executors are on this machine
         return loaded
 
+    def ship_and_move(session: Any, job: Any) -> str:
+        (tmp_path / "elsewhere").rename(model)
+        try:
+            return ship(session, job)
+        finally:
+            model.rename(tmp_path / "elsewhere")
+
     monkeypatch.setattr(Dense, "load", load_and_move)
-    with pytest.raises(ModelNotFoundError, match="every executor needs the model under the same"):
-        embed(source, tmp_path / "out", model=model, engine="spark")
+    monkeypatch.setattr(engine, "ship", ship_and_move)
+    report = embed(source, tmp_path / "out", engine="spark", **options)
+    assert report.failed == ()
+    assert digests(report) == digests(want)
 
 
 CLUSTER = Path(__file__).parents[2] / "examples" / "bulk" / "cluster"
@@ -136,6 +148,47 @@ def test_spark_connect_gives_the_same_files(tmp_path: Path, tiny_folder: Path) -
     assert "200 rows of 1 shard" in told
     again = embed(source, tmp_path / "out", model=tiny_folder)
     assert again.before == 1
+    assert digests(again) == digests(want)
+
+
+CONNECT = """
+import sys
+from pathlib import Path
+from pyspark.sql import SparkSession
+from quaver.bulk import embed, spark
+from quaver.bulk.kinds import Dense
+
+model, away = Path(sys.argv[3]), Path(sys.argv[3] + "-away")
+load, ship = Dense.load, spark.ship
+
+def load_and_move(name, loading):
+    loaded = load(name, loading)
+    model.rename(away)
+    return loaded
+
+def ship_and_move(session, job):
+    away.rename(model)
+    name = ship(session, job)
+    model.rename(away)
+    return name
+
+Dense.load, spark.ship = load_and_move, ship_and_move
+session = SparkSession.builder.remote("local[2]").getOrCreate()
+report = embed(sys.argv[1], sys.argv[2], model=model, engine="spark", shard_bytes=1_500)
+print(report.total_rows, "rows", report.failed)
+session.stop()
+"""
+
+
+def test_spark_connect_sends_the_model(tmp_path: Path) -> None:
+    source = write_corpus(tmp_path / "a.parquet", TEXTS[:200])
+    model = write_tiny_model(tmp_path / "model", seed=4)
+    want = embed(source, tmp_path / "want", model=model, shard_bytes=1_500)
+    told = run_script(["-c", CONNECT, str(source), str(tmp_path / "out"), str(model)])
+    assert "200 rows ()" in told
+    (tmp_path / "model-away").rename(model)
+    again = embed(source, tmp_path / "out", model=model, shard_bytes=1_500)
+    assert again.rows == 0
     assert digests(again) == digests(want)
 
 

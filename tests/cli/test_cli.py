@@ -860,6 +860,21 @@ def test_embed_writes_the_vectors_of_files(tmp_path: Path, tiny_folder: Path) ->
     assert call(*command[:-2], "--column", "body")[0] == REFUSED
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "s3://bucket/a.parquet"])
+def test_embed_says_that_a_name_is_not_what_is_in_the_file(
+    name: str, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").write_text('{"text": "the file"}\n')
+    code, shown, errors = call("embed", "the file", name, "-m", tiny_folder)
+    assert code == 0
+    assert len(shown.splitlines()) == 2
+    assert f"quaver: embedding the name {name} as a text, not what is in the file" in errors
+    assert "--output FOLDER" in errors
+    for texts in (["the file", "a", "x" * 5_000, "s3:// is a scheme"], ["-"]):
+        assert call("embed", *texts, "-m", tiny_folder, stdin="a.jsonl\n")[2] == ""
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -896,3 +911,16 @@ def test_plan_prints_an_estimate(tmp_path: Path, tiny_folder: Path) -> None:
     assert lines["time"].endswith("on 64 cores")
     assert "core-hours at $0.04" in lines["cost"]
     assert call("plan", tmp_path / "none.txt", "-m", tiny_folder)[0] == FAILED
+
+
+def test_commands_of_corpora_are_found_by_bulk(tmp_path: Path, tiny_folder: Path) -> None:
+    (tmp_path / "a.txt").write_text("the file\n" * 10)
+    code, shown, _ = call("bulk", "plan", tmp_path / "a.txt", "-m", tiny_folder)
+    assert code == 0
+    assert "rows       about 10" in shown
+    assert "quaver plan" in call("bulk", "plan", "--help")[1]
+    for rest in ([], ["info"], ["--help"]):
+        code, _, errors = call("bulk", *rest)
+        assert code == REFUSED
+        assert "for a corpus there are `quaver plan`, `quaver embed --output` and" in errors
+    assert "`quaver plan` estimates" in " ".join(call("embed", "--help")[1].split())

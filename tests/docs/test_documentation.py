@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from quaver.cli.app import COMMANDS, load
+from quaver.cli.app import COMMANDS, OF_CORPORA, load
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = sorted(
@@ -277,6 +277,9 @@ def wrong_with(words: list[str]) -> Iterator[str]:
         named = {word.partition("=")[0] for word in words if "=" in word}
         yield from (f"no variable {name}" for name in named if name not in makefile)
     elif program.endswith("quaver"):
+        if words[:1] == ["bulk"]:  # it may stand before the commands of corpora
+            yield from () if words[1:2] and words[1] in OF_CORPORA else ("no command bulk",)
+            words = words[1:]
         if words and words[0] in COMMANDS:
             parameters = load(words[0]).params
             known = {"--help", *(o for p in parameters for o in (*p.opts, *p.secondary_opts))}

@@ -80,6 +80,7 @@ def test_a_hub_id_fetches_only_what_is_needed(
     (call,) = calls
     patterns = call.pop("allow_patterns")
     files = ["config.json", "2_Dense/config.json", "model.safetensors", "2_Dense/model.safetensors"]
+    files.append("chat_template.jinja")
     others = ["onnx/model.onnx", "openvino/openvino_model.bin", "tf_model.h5", "README.md"]
     assert [f for f in files + others if any(fnmatch(f, p) for p in patterns)] == files
     assert call == {

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from golden_folders import unpacked, unpacked_with_outputs
+from golden_folders import needing_an_instruction, unpacked, unpacked_with_outputs
 from quaver import (
     CrossEncoder,
     Embedder,
@@ -347,13 +347,7 @@ def test_a_chat_template_that_is_none_of_a_reranker(
 
 
 def test_a_chat_template_that_needs_an_instruction(tmp_path: Path) -> None:
-    folder = unpacked("qwen3-reranker", tmp_path)
-    template = (
-        "{{ (messages | selectattr('role', 'equalto', 'system') | first).content }}: "
-        "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
-    )
-    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    edit_json(folder / "config_sentence_transformers.json", default_prompt_name=None)
+    folder = needing_an_instruction(unpacked("qwen3-reranker", tmp_path))
     model = CrossEncoder.from_pretrained(folder)
     for prompt in (None, ""):
         with pytest.raises(InputError, match=r"needs an instruction: got none; pass prompt=\.\.\."):

@@ -14,11 +14,14 @@ from quaver.system import (
     LINUX,
     cpu_caches,
     cpu_cores,
+    has_ended,
     is_running,
+    machine,
     numa_nodes,
     parse_cpus,
     quota,
     smt_siblings,
+    start_of,
     sync,
 )
 
@@ -142,3 +145,16 @@ def test_the_portable_forms_need_no_linux() -> None:
         check=False,
     )
     assert done.stdout == "done\n", done.stderr
+
+
+def test_a_process_is_known_by_its_number_and_its_start() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    started = start_of(child.pid)
+    assert not has_ended(child.pid, started)
+    if LINUX:
+        assert has_ended(child.pid, started + 1)
+        assert machine()
+    child.communicate(b"\n")
+    assert start_of(child.pid) == 0
+    if LINUX:
+        assert has_ended(child.pid, started)

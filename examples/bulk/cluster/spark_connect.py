@@ -2,8 +2,8 @@
 
 python examples/bulk/cluster/spark_connect.py MODEL SOURCE TARGET [REMOTE]
 
-REMOTE is sc://host:15002; without it, Spark starts a server here. SOURCE, TARGET and a MODEL that is a folder must be
-the same paths for the server's workers, which need `pip install 'quaver[spark]'`.
+REMOTE is sc://host:15002; without it, Spark starts a server here. SOURCE and TARGET must be the same places for the
+server's workers, which need `pip install 'quaver[spark]'`. A MODEL that is a folder here is sent to them.
 """
 
 from __future__ import annotations

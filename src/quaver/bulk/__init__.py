@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from quaver.bulk.kinds import RESULTS
 from quaver.bulk.load import LoadReport, load
 from quaver.bulk.plan import BulkPlan, plan
 from quaver.bulk.run import BulkProgress, BulkReport, embed
@@ -9,6 +10,7 @@ from quaver.bulk.store import import_vectors, is_target
 from quaver.bulk.target import Record
 
 __all__ = [
+    "RESULTS",
     "BulkPlan",
     "BulkProgress",
     "BulkReport",

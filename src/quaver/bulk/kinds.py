@@ -10,15 +10,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.embedder import Embedder, finish_vectors, pool_tokenized
-from quaver.errors import InputError, needs_extra
-from quaver.models import TokenBatch, choose_prompt, document_prompt, with_prompt
+from quaver.errors import (
+    InputError,
+    QuaverError,
+    UnsupportedArchitectureError,
+    check_choice,
+    needs_extra,
+)
+from quaver.models import (
+    KIND_NAMES,
+    ModelFolder,
+    ModelKind,
+    TokenBatch,
+    choose_prompt,
+    document_prompt,
+    with_prompt,
+)
 from quaver.multi_vector_encoder import (
     MultiVectorEncoder,
     TokenVectors,
     encode_passages,
     tokenize_passages,
 )
-from quaver.reranker import CrossEncoder, activated, pair_logits
+from quaver.reranker import CrossEncoder, ScoreActivation, activated, pair_logits
 from quaver.sparse_encoder import SparseEncoder, SparseVectors, weigh_tokenized
 
 with needs_extra("bulk"):
@@ -77,14 +91,26 @@ class Kind(ABC):
 
         Raises:
             InputError: an argument is for dense vectors alone.
-            ModelError: the model cannot be loaded.
+            ModelError: the model cannot be loaded; one of another kind is told with what to give.
         """
         options = dict(loading)
         if cls is not Dense:
             for name in _DENSE_ONLY:
                 if options.pop(name, None) is not None:
                     raise InputError(f"{name} is for dense vectors alone: leave it out")
-        return cls._opens.from_pretrained(source, **options)
+        try:
+            return cls._opens.from_pretrained(source, **options)
+        except UnsupportedArchitectureError as error:
+            where = {name: options.get(name) for name in ("revision", "local_files_only")}
+            try:
+                found = ModelFolder.open_any(source, **where).kind  # type: ignore[arg-type]
+            except QuaverError:
+                raise error from None
+            if KINDS[_KIND_OF[found]] is cls:
+                raise
+            raise UnsupportedArchitectureError(
+                f"{source} is {KIND_NAMES[found]}: {_GIVE[found]}"
+            ) from error
 
     @classmethod
     def prompt_of(cls, model: Any, prompt: str | None, prompt_name: str | None) -> str:
@@ -318,6 +344,21 @@ class Scores(Kind):
         return rows[:, 0] if self.width == 1 else rows
 
 
+_KIND_OF: dict[ModelKind, KindName] = {
+    "embedder": "dense",
+    "sparse": "sparse",
+    "multi-vector": "multi-vector",
+    "cross-encoder": "scores",
+}
+
+_GIVE: dict[ModelKind, str] = {
+    "embedder": "leave out kind (--kind) and pair_columns (--pair-columns)",
+    "sparse": "give kind='sparse' (--kind sparse)",
+    "multi-vector": "give kind='multi-vector' (--kind multi-vector)",
+    "cross-encoder": "name the columns of the pairs with pair_columns (--pair-columns QUERY,TEXT)",
+}
+"""What to give for a folder of this kind."""
+
 KINDS: dict[str, type[Kind]] = {
     "dense": Dense,
     "sparse": Sparse,
@@ -325,6 +366,50 @@ KINDS: dict[str, type[Kind]] = {
     "scores": Scores,
 }
 """The kinds by name."""
+
+
+RESULTS: dict[str, str] = {
+    "dense": "vectors",
+    "sparse": "weights of words",
+    "multi-vector": "vectors of tokens",
+    "scores": "scores",
+}
+"""What the results of a kind are called."""
+
+
+def kind_and_columns(
+    kind: KindName | None,
+    column: str | None,
+    pair_columns: Sequence[str] | None,
+    activation: ScoreActivation | None = None,
+) -> tuple[KindName, tuple[str, ...]]:
+    """Return the kind of the results and the columns of the texts, after checking that they agree.
+
+    Args:
+        kind: what the caller asks for, or None.
+        column: of the texts, or None for "text".
+        pair_columns: of the two texts of pairs, or None.
+        activation: of scores, or None.
+
+    Raises:
+        InputError: they do not go together.
+    """
+    if kind is not None:
+        check_choice("kind", kind, KINDS)
+    if (kind == "scores" or activation is not None) and pair_columns is None:
+        raise InputError(
+            "scores are of pairs: pair_columns must name the columns of their two texts"
+        )
+    if pair_columns is None:
+        return kind or "dense", ("text" if column is None else column,)
+    if kind not in (None, "scores") or column is not None:
+        raise InputError("pair_columns makes scores: it does not go with column or another kind")
+    pair = tuple(pair_columns)
+    if isinstance(pair_columns, str) or len(pair) != 2 or pair[0] == pair[1] or not all(pair):
+        raise InputError(f"pair_columns must be two different columns: got {pair_columns!r}")
+    if activation is not None:
+        check_choice("activation", activation, ("sigmoid", "identity"))
+    return "scores", pair
 
 
 def _mask(present: NDArray[np.bool_]) -> Any:

@@ -11,7 +11,6 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
@@ -20,22 +19,19 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from quaver.bulk.kinds import KINDS
-from quaver.bulk.place import Place, reading
-from quaver.bulk.shard import open_parquet
+from quaver.bulk.place import Place, read_many, reading
+from quaver.bulk.shard import open_parquet, read_footer
 from quaver.bulk.target import Record, Settings, Target
 from quaver.errors import BulkError, BulkWriteError, InputError, needs_extra
 
 with needs_extra("bulk"):
     import pyarrow as pa
-    from pyarrow import parquet
 
 FILE, OUTPUT = "quaver_file", "quaver_output"
 """The columns that say where a row is from."""
 ROWS = 1024
 """Rows in a batch."""
 _DIGITS = 16
-_READERS = 16
-"""Files opened at a time."""
 
 
 @dataclass(frozen=True)
@@ -340,9 +336,8 @@ def _schema(
     read = [record for record in records if record.rows] or records[:1]
     if not settings.keep:  # the other columns are the same in all
         read = read[:1]
-    with ThreadPoolExecutor(_READERS) as readers:
-        schemas = list(readers.map(lambda record: _read_schema(place / record.output), read))
-    schema = _merged(schemas, read)
+    footers = read_many(lambda record: read_footer(place / record.output), read)
+    schema = _merged([schema for _, schema in footers], read)
     check_id(id, schema)
     taken = {FILE, OUTPUT, *({"id"} if id is None else ())} & set(schema.names)
     if id is None and "id" in taken:
@@ -355,11 +350,6 @@ def _schema(
     return first.name, pa.schema(
         [first, *fields, pa.field(FILE, pa.string()), pa.field(OUTPUT, pa.string())], metadata=about
     )
-
-
-def _read_schema(file: Place) -> Any:
-    with reading(file), file.filesystem.open_input_file(file.path) as stream:
-        return parquet.read_schema(stream)
 
 
 def _merged(schemas: list[Any], records: list[Record]) -> Any:

@@ -73,19 +73,21 @@ def run_processes(
                 try:
                     message = process.connection.recv()
                 except (EOFError, ConnectionError):
-                    code = process.end()
+                    ended = process.ended()
                     lost = process.shard
                     if not process.ready:
                         raise BulkError(
-                            f"a worker process ended (code {code}) before it had "
-                            "loaded the model: is there memory for one model in each process?"
+                            f"a worker process {ended} before it had loaded the model: is there memory for one "
+                            "model in each process?"
                         ) from None
                     if lost is not None:
                         tries[lost] = tries.get(lost, 0) + 1
                         if tries[lost] < TRIES:
                             waiting.appendleft(lost)
                         else:
-                            yield Failed(lost, f"{TRIES} worker processes died on it (code {code})")
+                            yield Failed(
+                                lost, f"{TRIES} worker processes died on it; the last {ended}"
+                            )
                     running[running.index(process)] = _start(job, process.cpus)
                     continue
                 if isinstance(message, QuaverError):
@@ -117,10 +119,42 @@ class _Process:
         with suppress(BrokenPipeError):  # it died: reading from it says so
             self.connection.send(message)
 
-    def end(self) -> int:
+    def end(self) -> None:
         self.process.terminate()
         self.connection.close()
-        return self.process.wait()
+        self.process.wait()
+
+    def ended(self) -> str:
+        """Return how the process ended, which has closed its side of the connection."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(_SECONDS_TO_END)  # SIGTERM would hide the reason
+        self.end()
+        return in_words(self.process.returncode)
+
+
+_SECONDS_TO_END = 10
+
+
+def in_words(code: int) -> str:
+    """Say how a process ended.
+
+    Args:
+        code: its exit code; that of a signal is negative.
+
+    Returns:
+        words that follow "the process".
+    """
+    if code >= 0:
+        return f"ended with exit code {code}; what it said is above"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    if name == "SIGKILL":
+        return f"was killed ({name}), as the system does when there is no memory left"
+    if name == "SIGTERM":
+        return f"was asked to end ({name}), by a person, a scheduler or the system"
+    return f"ended by a signal ({name})"
 
 
 def _start(job: Job, cpus: Sequence[int]) -> _Process:

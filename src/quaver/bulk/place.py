@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from quaver.errors import BulkError, BulkWriteError, InputError, needs_extra
@@ -21,6 +22,12 @@ with needs_extra("bulk"):
 _WILDCARD = re.compile(r"[*?\[]")
 _OPTIONS = re.compile(r"\?[A-Za-z_]+=[^?&]*(&[A-Za-z_]+=[^?&]*)*$")
 """The options of a filesystem: keys of objects may have "?" and "#", too."""
+
+_READERS = 16
+"""Files read at a time, where each is small or only its footer is read."""
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -227,6 +234,13 @@ def list_file(place: Place) -> Listed | None:
     return Listed(place, info.size, info.mtime_ns or 0) if info.is_file else None
 
 
+def list_files(folder: Place) -> list[str]:
+    """Return the names of the files in a folder, without those in folders below it; none if there is no folder."""
+    selector = fs.FileSelector(folder.path, allow_not_found=True)
+    with reading(folder):
+        return [i.base_name for i in folder.filesystem.get_file_info(selector) if i.is_file]
+
+
 def _below(place: Place, folder: str, *, deep: bool) -> list[Any]:
     """List the files of a folder that are not hidden below it."""
     selector = fs.FileSelector(folder, allow_not_found=True, recursive=deep)
@@ -262,6 +276,20 @@ def _translated(parts: Sequence[str]) -> str:
         text = re.sub(r"\\\[(!?)(.+?)\\\]", lambda m: f"[{'^' if m[1] else ''}{m[2]}]", text)
         out.append(text + ("" if last else "/"))
     return "".join(out)
+
+
+def read_many(read: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
+    """Read a little of many files, several at a time: an object store takes long to answer each request.
+
+    Args:
+        read: reads one of them.
+        items: what it takes.
+
+    Returns:
+        what it returns, in the same order.
+    """
+    with ThreadPoolExecutor(_READERS) as readers:
+        return list(readers.map(read, items))
 
 
 def read_bytes(place: Place) -> bytes:

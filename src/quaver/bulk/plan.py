@@ -5,24 +5,23 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
-from quaver.bulk.place import reading
+import numpy as np
+
+from quaver.bulk.kinds import KINDS, KindName, kind_and_columns
+from quaver.bulk.place import read_many
 from quaver.bulk.run import SHARD_BYTES, Source, find_shards
-from quaver.bulk.shard import Reader, Shard, file_format
-from quaver.embedder import Embedder, encode_tokenized, tokenize_documents
-from quaver.errors import BulkError, check_range, needs_extra
-
-with needs_extra("bulk"):
-    from pyarrow import parquet
+from quaver.bulk.shard import Block, Reader, Shard, Text, file_format, read_footer
+from quaver.bulk.worker import tokenized
+from quaver.engine import Precision
+from quaver.errors import BulkError, check_range
 
 SAMPLE = 2000
 """Rows of a sample."""
 _PLACES = 8
 """Shards that a sample is taken from."""
-_READERS = 16
-"""Files opened at a time."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,13 @@ class BulkPlan:
         bytes: of its files.
         rows: estimated; of Parquet files as they say.
         tokens: estimated, after truncation.
-        output_bytes: estimated, of float32 vectors.
+        output_bytes: estimated, of the results in float32, without kept columns.
         sampled_rows: rows of the sample.
         sampled_tokens: their tokens.
         tokens_per_second: measured on the sample, on this machine.
         threads: of that measurement.
+        kind: "dense", "sparse", "multi-vector" or "scores".
+        precision: what was computed in.
     """
 
     shards: int
@@ -50,6 +51,8 @@ class BulkPlan:
     sampled_tokens: int
     tokens_per_second: float
     threads: int
+    kind: KindName = "dense"
+    precision: Precision = "int8"
 
     @property
     def core_hours(self) -> float:
@@ -69,7 +72,15 @@ def plan(
     source: Source,
     *,
     model: str | os.PathLike[str],
-    column: str = "text",
+    column: str | None = None,
+    kind: KindName | None = None,
+    pair_columns: tuple[str, str] | None = None,
+    prompt: str | None = None,
+    prompt_name: str | None = None,
+    precision: Precision = "int8",
+    pooling: str | None = None,
+    revision: str | None = None,
+    max_seq_length: int | None = None,
     threads: int | None = None,
     sample: int = SAMPLE,
     shard_bytes: int = SHARD_BYTES,
@@ -79,7 +90,15 @@ def plan(
     Args:
         source: as for `embed`.
         model: hub id or folder.
-        column: the column with the texts.
+        column: the column with the texts; None is "text".
+        kind: as for `embed`.
+        pair_columns: as for `embed`.
+        prompt: as for `embed`.
+        prompt_name: as for `embed`.
+        precision: as for `Embedder.from_pretrained`.
+        pooling: as for `Embedder.from_pretrained`.
+        revision: as for `Embedder.from_pretrained`.
+        max_seq_length: as for `Embedder.from_pretrained`.
         threads: of the measurement; None uses the CPUs of this process.
         sample: rows to embed, from the beginnings of up to eight shards, spread over the corpus.
         shard_bytes: as for `embed`.
@@ -93,73 +112,110 @@ def plan(
         ModelError: the model cannot be loaded.
     """
     check_range("sample", sample)
-    shards = find_shards(source, (column,), (), shard_bytes)
+    kind, columns = kind_and_columns(kind, column, pair_columns)
+    shards = find_shards(source, columns, (), shard_bytes)
     places = min(_PLACES, len(shards))
     chosen = [shards[(2 * i + 1) * len(shards) // (2 * places)] for i in range(places)]
-    texts: list[str] = []
+    read = Reader(columns[0], (), columns[1] if len(columns) == 2 else "")
+    texts: list[Text] = []
     rows = 0
     read_bytes = 0.0
     for number, shard in enumerate(chosen):
-        found, seen, share = _first(shard, column, (sample - rows) // (len(chosen) - number))
+        found, seen, share = _first(read, shard, (sample - rows) // (len(chosen) - number))
         texts += found
         rows += seen
         read_bytes += share * shard.weight
     if not texts or not read_bytes:
         raise BulkError(f"a plan needs texts: the first rows of {len(chosen)} shards have none")
-    embedder = Embedder.from_pretrained(os.fspath(model), threads=threads)
-    tokens = tokenize_documents(embedder, texts)
-    encode_tokenized(embedder, tokens.select(0, 1))  # the first call prepares memory
-    start = time.perf_counter()
-    encode_tokenized(embedder, tokens)
-    seconds = time.perf_counter() - start
+    loaded = KINDS[kind].load(
+        os.fspath(model),
+        {
+            "precision": precision,
+            "pooling": pooling,
+            "revision": revision,
+            "max_seq_length": max_seq_length,
+            "threads": threads,
+        },
+    )
+    made = KINDS[kind](
+        loaded,
+        prompt=KINDS[kind].prompt_of(loaded, prompt, prompt_name),
+        output="float32",
+        activation="identity",
+    )
+    tokens, stored, results, seconds = 0, 0, 0, 0.0
+    for begin in range(0, len(texts), made.rows):
+        _, _, batch = tokenized(made, Block([*texts[begin : begin + made.rows]], {}, None, 1.0))
+        if batch is None:
+            continue
+        if not tokens:
+            made.compute(batch.select(0, 1))  # the first call prepares memory
+        start = time.perf_counter()
+        result = made.compute(batch)
+        seconds += time.perf_counter() - start
+        tokens += batch.tokens
+        results += len(batch)
+        stored += _bytes(made.store(result, np.ones(len(batch), np.bool_)))
+    if not tokens:
+        raise BulkError(f"a plan needs texts: the model takes none of {len(texts)} in the sample")
     total = sum(shard.weight for shard in shards)
     all_rows = _known_rows(shards) or round(rows * total / read_bytes)
     return BulkPlan(
         shards=len(shards),
         bytes=total,
         rows=all_rows,
-        tokens=round(tokens.tokens * all_rows / rows),
-        output_bytes=all_rows * embedder.dimension * 4,
+        tokens=round(tokens * all_rows / rows),
+        output_bytes=round(stored * all_rows / results),
         sampled_rows=rows,
-        sampled_tokens=tokens.tokens,
-        tokens_per_second=tokens.tokens / seconds,
-        threads=embedder.threads,
+        sampled_tokens=tokens,
+        tokens_per_second=tokens / seconds,
+        threads=loaded.threads,
+        kind=kind,
+        precision=loaded.precision,
     )
+
+
+def _bytes(columns: Sequence[Any]) -> int:
+    """Return the bytes of the numbers in columns, without where each row begins."""
+    total = 0
+    for column in columns:
+        while hasattr(column, "flatten") and hasattr(column.type, "value_type"):
+            column = column.flatten()
+        total += column.nbytes
+    return total
 
 
 def _known_rows(shards: Sequence[Shard]) -> int:
     """Return the rows of a corpus of Parquet files, which say how many they have; 0 for another one."""
     if any(file_format(shard.place.path) != "parquet" for shard in shards):
         return 0
-    with ThreadPoolExecutor(_READERS) as readers:
-        return sum(readers.map(_parquet_rows, shards))
+    return sum(read_many(_parquet_rows, shards))
 
 
 def _parquet_rows(shard: Shard) -> int:
     if shard.last >= 0:
         return shard.last - shard.first
-    place = shard.place
     try:
-        with reading(place), place.filesystem.open_input_file(place.path) as stream:
-            return int(parquet.read_metadata(stream).num_rows)
+        rows, _ = read_footer(shard.place)
     except BulkError:
         return 0  # the run leaves it out
+    return rows
 
 
-def _first(shard: Shard, column: str, wanted: int) -> tuple[list[str], int, float]:
+def _first(read: Reader, shard: Shard, wanted: int) -> tuple[list[Text], int, float]:
     """Return the first texts of a shard, its rows that were read, and their share of it."""
-    kept: list[str] = []
+    kept: list[Text] = []
     rows, share = 0, 0.0
-    blocks = Reader(column, ())(shard)
+    blocks = read(shard)
     try:
         for block in blocks:
             texts = block.texts[: max(wanted - rows, 1)]
-            kept += [text for text in texts if isinstance(text, str)]
+            kept += [text for text in texts if text is not None]
             rows += len(texts)
             share += (block.share - share) * len(texts) / max(len(block.texts), 1)
             if rows >= wanted:
                 # CSV and compressed files do not say how much of them was read.
-                size = sum(len(text.encode(errors="replace")) for text in kept)
+                size = sum(len("".join(text).encode(errors="replace")) for text in kept)
                 return kept, rows, share or min(1.0, size / max(shard.weight, 1))
     except BulkError:
         return [], 0, 0.0

@@ -1,12 +1,20 @@
-"""The engine on a Ray cluster: a pool of actors, each with a model, that take shards."""
+"""The engine on a Ray cluster: a pool of actors, each with a model, that take shards.
+
+Why not Ray Data: what is done again after a failure, and left out by the next run, is a shard with its
+output and its record. Ray Data moves rows between blocks of its own, and continues by a column of ids, which
+it holds in memory (ray.data.checkpoint).
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from quaver.bulk.shard import Shard
+from quaver.bulk.shipping import Shipment, pack, unpack
 from quaver.bulk.worker import TRIES, Failed, Job, Result, Worker, is_missing
 from quaver.errors import BulkError, ModelNotFoundError, QuaverError, needs_extra
 
@@ -21,11 +29,11 @@ THREADS = 8
 class _Actor:
     """A model in a process of the cluster."""
 
-    def __init__(self, job: Job, threads: int) -> None:
+    def load(self, job: Job, threads: int, shipment: Shipment | None) -> None:
+        """Load the model; not in `__init__`, whose exceptions Ray tells as text alone."""
+        if shipment is not None and is_missing(job.source):
+            job = replace(job, source=str(unpack(shipment, ray.get)))
         self._worker = Worker(job, job.load(threads))
-
-    def ready(self) -> None:
-        """Return when the model is loaded."""
 
     def embed(self, shard: Shard) -> Result:
         return self._worker(shard)
@@ -40,6 +48,9 @@ def run_on_ray(
     takes shards as soon as it runs. An actor that dies, with its node or alone, is replaced, and its
     shard goes to another.
 
+    A model in a folder that a node does not have goes there through Ray's object store, in pieces, and is
+    unpacked once into the cache of that node.
+
     Args:
         job: the run.
         shards: in the order of the work.
@@ -50,14 +61,14 @@ def run_on_ray(
         the result of each shard, in the order in which they are finished.
 
     Raises:
-        ModelNotFoundError: a node does not have the model's folder.
+        ModelFolderError: a node has another model under the same path, or cannot write it into its cache.
         BulkError: actors die before they have loaded the model, or no node has enough CPUs.
         QuaverError: an actor failed with it.
     """
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    _check_model(job, nodes)
+    shipment = ship(job) if nodes_without(job, nodes) else None
     cpus = [int(node["Resources"]["CPU"]) for node in nodes]
     threads = threads or min([THREADS, *cpus])
     room = sum(count // threads for count in cpus)
@@ -73,10 +84,13 @@ def run_on_ray(
     idle_deaths = 0
     # What each answer is awaited from: an actor, and the shard it embeds, None while it starts.
     awaited: dict[Any, tuple[Any, Shard | None]] = {}
+    sent: set[Any] = set()  # actors that were told where the model's files are
 
     def start() -> None:
-        actor = kind.remote(job, threads)
-        awaited[actor.ready.remote()] = actor, None
+        actor = kind.remote()
+        if shipment is not None:
+            sent.add(actor)
+        awaited[actor.load.remote(job, threads, shipment)] = actor, None
 
     try:
         for _ in range(wanted):
@@ -87,9 +101,6 @@ def run_on_ray(
             try:
                 result = ray.get(answer)
             except ray.exceptions.RayActorError as error:
-                cause = error.__cause__
-                if isinstance(cause, QuaverError):
-                    raise cause from error
                 if shard is None:
                     idle_deaths += 1
                     if idle_deaths >= TRIES + wanted:
@@ -105,6 +116,14 @@ def run_on_ray(
                 start()
                 continue
             except ray.exceptions.RayTaskError as error:
+                lacks = (
+                    isinstance(error.cause, ModelNotFoundError) and Path(job.source).is_absolute()
+                )
+                if lacks and actor not in sent:  # its node came later
+                    shipment = shipment or ship(job)
+                    ray.kill(actor)
+                    start()
+                    continue
                 if isinstance(error.cause, QuaverError):
                     raise error.cause from error
                 raise
@@ -120,8 +139,16 @@ def run_on_ray(
             ray.kill(actor)
 
 
-def _check_model(job: Job, nodes: Sequence[Any]) -> None:
-    """Refuse to start if a node does not have the model's folder, or Quaver."""
+def nodes_without(job: Job, nodes: Sequence[Any]) -> list[str]:
+    """Return the addresses of nodes that do not have the model's folder.
+
+    Args:
+        job: the run.
+        nodes: as Ray lists them.
+
+    Raises:
+        BulkError: a node does not have Quaver.
+    """
     look = ray.remote(num_cpus=0)(is_missing)
     missing = []
     answers = [
@@ -140,8 +167,27 @@ def _check_model(job: Job, nodes: Sequence[Any]) -> None:
             ) from error
         except ray.exceptions.RayError:
             continue  # the node is gone: Ray lists it for a while
-    if missing:
+    return missing
+
+
+def ship(job: Job) -> Shipment:
+    """Put the model's folder into Ray's object store.
+
+    Args:
+        job: the run; its model is a folder here.
+
+    Raises:
+        ModelNotFoundError: the folder is gone.
+        BulkError: the object store has no room for it.
+    """
+    if is_missing(job.source):
         raise ModelNotFoundError(
-            f"every node needs the model under the same path: there is no folder {job.source} on "
-            f"{', '.join(missing)}; use a shared folder or a hub id"
+            f"some nodes do not have the model, and it is not here any more: there is no folder {job.source}"
         )
+    try:
+        return pack(Path(job.source), ray.put)
+    except (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError) as error:
+        raise BulkError(
+            f"Ray's object store has no room for the model in {job.source}: put it into a folder that every node "
+            "sees under the same path, or give a hub id"
+        ) from error

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any, Literal
 
-from quaver.bulk.kinds import DTYPES, KINDS, KindName, Model
+from quaver.bulk.driver import only_driver
+from quaver.bulk.kinds import DTYPES, KINDS, RESULTS, KindName, Model, kind_and_columns
 from quaver.bulk.local import Partly, cpu_groups, run_here, run_processes
 from quaver.bulk.output import Format
-from quaver.bulk.place import find_files, find_place, identity
+from quaver.bulk.place import find_files, find_place, identity, read_many
 from quaver.bulk.shard import ENDINGS, Reader, Shard, file_format, no_column, split_file
 from quaver.bulk.target import VERSION, Record, Settings, Target
 from quaver.bulk.worker import Failed, Job
@@ -131,13 +132,13 @@ def embed(
     A part of a file (a shard) becomes one output, with a row for each of its rows in the same order. A row
     without a text has no vector: null in Parquet, NaN or zeros in .npy; the target says why. A finished
     shard is left out at the next run, and made again if its file changed. The vectors are the same bits as
-    those of `Embedder.encode`, on any engine.
+    those of `Embedder.encode`, on any engine. A target has one driver at a time; another is refused.
 
     Args:
         source: files, folders or patterns such as "data/**/*.parquet", local or by URI: Parquet, JSON
             lines, CSV, Arrow or text, a text a line.
         target: folder of the outputs, local or by URI; made if it does not exist.
-        model: hub id or folder. Every worker must see the folder under the same path.
+        model: hub id or folder. Machines of a cluster that do not have the folder are sent its files.
         column: the column with the texts; None is "text".
         keep: columns to carry along. From JSON lines and CSV they become strings.
         kind: "dense", the default: a vector for a text; "sparse": weights of words, from a
@@ -170,7 +171,8 @@ def embed(
 
     Raises:
         InputError: an argument is invalid, a column is missing or not text, or a file's format is unknown.
-        BulkError: there is no file, or the target was made with another model or other options.
+        BulkError: there is no file, the target was made with another model or other options, or another
+            process works on it.
         BulkWriteError: the target cannot be written.
         ModelError: the model cannot be loaded, here or by a worker.
         ImportError: an extra is missing.
@@ -186,7 +188,7 @@ def embed(
     for name, number in (("workers", workers), ("threads", threads)):
         if number is not None:
             check_range(name, number)
-    kind, texts = _what(kind, column, pair_columns, activation)
+    kind, texts = kind_and_columns(kind, column, pair_columns, activation)
     results = KINDS[kind].columns
     if isinstance(keep, str) or len(set(keep)) < len(keep):
         raise InputError(f"keep must be a list of different columns: got {keep!r}; name each once")
@@ -197,11 +199,11 @@ def embed(
         )
     if output not in KINDS[kind].outputs:
         raise InputError(
-            f"{_NAMES[kind]} are stored as {' or '.join(KINDS[kind].outputs)}: got {output!r}"
+            f"{RESULTS[kind]} are stored as {' or '.join(KINDS[kind].outputs)}: got {output!r}"
         )
     if format not in KINDS[kind].formats:
         raise InputError(
-            f"{_NAMES[kind]} are of different lengths, and an array is not: use parquet"
+            f"{RESULTS[kind]} are of different lengths, and an array is not: use parquet"
         )
     if keep and format == "npy":
         raise InputError("an array has no other columns: keep needs format='parquet'")
@@ -244,31 +246,35 @@ def embed(
         quaver=metadata.version("quaver"),
     )
     folder = Target(job.target)
-    folder.adopt(job.settings)
-    done = folder.compact()
-    shards = _as_known(shards, done)
-    _drop_stale(folder, shards, done)
-    left = [s for s in shards if not _is_done(done, job, s)]
-    progress = _Progress(shards, left, on_progress or (lambda progress: None))
-    start = time.monotonic()
-    failed: list[tuple[str, str]] = []
-    tokens = rows = 0
-    core_seconds = 0.0
-    if left:
-        answers = _engine(job, left, loaded, engine, groups, workers, threads, progress.partly)
-        try:
-            for result in answers:
-                if isinstance(result, Failed):
-                    failed.append((result.shard.describe(), result.reason))
-                    progress.finish(result.shard, 0)
-                    continue
-                tokens, rows = tokens + result.tokens, rows + result.rows
-                core_seconds += result.seconds * result.threads
-                progress.finish(progress.by_output[result.output.rpartition(".")[0]], result.rows)
-        finally:
-            answers.close()
-    seconds = time.monotonic() - start
-    finished = folder.compact() if left else done
+    with only_driver(folder.place) as check:
+        job = replace(job, settings=folder.adopt(job.settings))
+        done = folder.compact()
+        shards = _as_known(shards, done)
+        _drop_stale(folder, shards, done)
+        left = [s for s in shards if not _is_done(done, job, s)]
+        progress = _Progress(shards, left, on_progress or (lambda progress: None))
+        start = time.monotonic()
+        failed: list[tuple[str, str]] = []
+        tokens = rows = 0
+        core_seconds = 0.0
+        if left:
+            answers = _engine(job, left, loaded, engine, groups, workers, threads, progress.partly)
+            try:
+                for result in answers:
+                    check()
+                    if isinstance(result, Failed):
+                        failed.append((result.shard.describe(), result.reason))
+                        progress.finish(result.shard, 0)
+                        continue
+                    tokens, rows = tokens + result.tokens, rows + result.rows
+                    core_seconds += result.seconds * result.threads
+                    name = result.output.rpartition(".")[0]
+                    progress.finish(progress.by_output[name], result.rows)
+            finally:
+                answers.close()
+        seconds = time.monotonic() - start
+        check()
+        finished = folder.compact() if left else done
     records = [finished[name] for name in map(job.output_of, shards) if name in finished]
     return BulkReport(
         target=job.target,
@@ -280,39 +286,6 @@ def embed(
         tokens=tokens,
         core_seconds=core_seconds,
     )
-
-
-_NAMES = {
-    "dense": "vectors",
-    "sparse": "weights of words",
-    "multi-vector": "vectors of tokens",
-    "scores": "scores",
-}
-
-
-def _what(
-    kind: KindName | None,
-    column: str | None,
-    pair_columns: Sequence[str] | None,
-    activation: ScoreActivation | None,
-) -> tuple[KindName, tuple[str, ...]]:
-    """Return the kind of the results and the columns of the texts, after checking that they agree."""
-    if kind is not None:
-        check_choice("kind", kind, KINDS)
-    if (kind == "scores" or activation is not None) and pair_columns is None:
-        raise InputError(
-            "scores are of pairs: pair_columns must name the columns of their two texts"
-        )
-    if pair_columns is None:
-        return kind or "dense", ("text" if column is None else column,)
-    if kind not in (None, "scores") or column is not None:
-        raise InputError("pair_columns makes scores: it does not go with column or another kind")
-    pair = tuple(pair_columns)
-    if isinstance(pair_columns, str) or len(pair) != 2 or pair[0] == pair[1] or not all(pair):
-        raise InputError(f"pair_columns must be two different columns: got {pair_columns!r}")
-    if activation is not None:
-        check_choice("activation", activation, ("sigmoid", "identity"))
-    return "scores", pair
 
 
 def find_shards(
@@ -347,7 +320,8 @@ def find_shards(
         files = [file for file in files if not identity(file.place.name).startswith(own)]
     if not files:
         raise BulkError("there is no file in the source but the outputs in the target")
-    shards = [shard for file in files for shard in split_file(file, shard_bytes)]
+    split = read_many(lambda file: split_file(file, shard_bytes), files)
+    shards = [shard for parts in split for shard in parts]
     read = Reader(texts[0], keep, texts[1] if len(texts) == 2 else "")
     absent: frozenset[str] | None = None
     for shard in shards[:_CHECKED]:

@@ -198,6 +198,20 @@ def open_parquet(stream: Any) -> Any:
     return parquet.ParquetFile(stream, buffer_size=4 << 20, pre_buffer=False)
 
 
+def read_footer(place: Place) -> tuple[int, Any]:
+    """Return the rows and the schema of a Parquet file.
+
+    Args:
+        place: the file.
+
+    Raises:
+        BulkError: it cannot be read.
+    """
+    with reading(place), place.filesystem.open_input_file(place.path) as stream:
+        file = parquet.ParquetFile(stream)
+        return int(file.metadata.num_rows), file.schema_arrow
+
+
 class Reader:
     """Reads the blocks of shards."""
 

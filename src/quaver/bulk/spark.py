@@ -1,16 +1,24 @@
-"""The engine on Spark: a partition for each shard, through mapInArrow; tested with classic sessions alone."""
+"""The engine on Spark: a partition for each shard, through mapInArrow, in classic sessions and those of Connect."""
 
 from __future__ import annotations
 
+import atexit
 import os
 import pickle
+import shutil
 import sys
+import tempfile
+import uuid
+import zipfile
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from quaver.bulk.shard import Shard
 from quaver.bulk.worker import Job, Result, Worker, is_missing
 from quaver.errors import BulkError, ModelNotFoundError, QuaverError, needs_extra
+from quaver.models import needed_files
 
 with needs_extra("spark"):
     import pyarrow as pa
@@ -30,7 +38,8 @@ def run_on_spark(
 ) -> Generator[Result, None, None]:
     """Embed shards in one job of the active Spark session, or of a new one.
 
-    Spark decides where a shard is embedded, and tries it again on another executor if one is lost.
+    Spark decides where a shard is embedded, and tries it again on another executor if one is lost. A model
+    in a folder that executors do not have goes there as an archive of the job.
 
     Args:
         job: the run.
@@ -41,13 +50,14 @@ def run_on_spark(
         the result of each shard, when the job has ended.
 
     Raises:
-        ModelNotFoundError: an executor does not have the model's folder.
+        ModelFolderError: an executor has another model under the same path.
         BulkError: the job failed.
         QuaverError: a task failed with it.
     """
     session = SparkSession.getActiveSession() or _new_session()
     cores = threads or int(session.conf.get("spark.task.cpus", "1") or 1)
     everything = list(shards)
+    archive: str | None = None
 
     def look(batches: Iterable[Any]) -> Iterator[Any]:
         for batch in batches:
@@ -57,20 +67,64 @@ def run_on_spark(
         for batch in batches:
             for number in batch.column(0).to_pylist():
                 try:
-                    yield _answers([_worker(job, cores)(everything[number])])
+                    yield _answers([_worker(_job_here(job, archive), cores)(everything[number])])
                 except QuaverError as error:
                     yield _answers([error])
 
     tasks = len(everything)
     if any(_collect(session, min(tasks, _LOOKS), look)):
-        raise ModelNotFoundError(
-            f"every executor needs the model under the same path: there is no folder {job.source} on "
-            "one of them; use a shared folder or a hub id"
-        )
-    for answer in _collect(session, tasks, embed):
+        archive = ship(session, job)
+    answers = _collect(session, tasks, embed)
+    lacks = any(isinstance(answer, ModelNotFoundError) for answer in answers)
+    if lacks and archive is None and Path(job.source).is_absolute():
+        archive = ship(session, job)  # an executor that did not look does not have the model
+        answers = _collect(session, tasks, embed)
+    for answer in answers:
         if isinstance(answer, QuaverError):
             raise answer
         yield answer
+
+
+def ship(session: Any, job: Job) -> str:
+    """Add the model's folder to the files that Spark takes to every executor, as a zip file.
+
+    Args:
+        session: of Spark.
+        job: the run; its model is a folder here.
+
+    Returns:
+        the name of the file, which is that of a folder in `SparkFiles` on executors.
+    """
+    folder = Path(job.source)
+    place = Path(tempfile.mkdtemp(prefix="quaver-"))
+    # Executors that are started later fetch it from here, too.
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    archive = place / f"quaver-{uuid.uuid4().hex}.zip"  # executors have one file of a name
+    try:
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
+            for path in needed_files(folder):
+                packed.write(path, f"{folder.name}/{path.relative_to(folder).as_posix()}")
+    except OSError as error:
+        raise BulkError(
+            f"cannot pack the model for executors that do not have it: {archive}: {error.strerror}; put it into a "
+            "folder that every executor sees under the same path, or give a hub id"
+        ) from error
+    try:
+        context = session.sparkContext
+    except PySparkException:  # Spark Connect has none
+        session.addArtifacts(str(archive), archive=True)
+    else:
+        context.addArchive(str(archive))
+    return archive.name
+
+
+def _job_here(job: Job, archive: str | None) -> Job:
+    """Return the job with the model's folder as this executor has it."""
+    if archive is None or not is_missing(job.source):
+        return job
+    from pyspark import SparkFiles
+
+    return replace(job, source=SparkFiles.get(f"{archive}/{Path(job.source).name}"))
 
 
 def _collect(session: Any, tasks: int, function: Any) -> list[Any]:

@@ -6,6 +6,7 @@
     TARGET/_quaver/manifest.jsonl                   the records of earlier runs, a line each
     TARGET/_quaver/failed/NAME.jsonl                rows without a vector, with reasons
     TARGET/_quaver/unfinished/                      files that are being written
+    TARGET/_quaver/lock, driver.json, drivers/      who works on it: see driver.py
 
 Workers write outputs and records, each under another name first. So a run can be killed at any moment
 on any engine: a shard with a record and an output is finished, any other is done again and replaces
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 
@@ -27,6 +27,7 @@ from quaver.bulk.place import (
     find_place,
     make_folder,
     read_bytes,
+    read_many,
     reading,
     remove,
     write_bytes,
@@ -41,18 +42,15 @@ with needs_extra("bulk"):
 VERSION = 1
 """Of the layout of a target."""
 
-_READERS = 16
-"""Small files read at a time."""
-
 
 @dataclass(frozen=True)
 class Settings:
-    """What all shards of a target have in common; a later run must have the same.
+    """What all shards of a target have in common; a later run must have the same, but for the model's name.
 
     Attributes:
         version: of the layout.
-        model: hub id or folder name.
-        fingerprint: of the model, see `Embedder.fingerprint`.
+        model: hub id or folder name of the first run.
+        fingerprint: of the model, see `Embedder.fingerprint`; it says which model that is.
         precision: what the engine computes in.
         max_seq_length: maximum number of tokens in a text.
         prompt: text before every text.
@@ -82,6 +80,11 @@ class Settings:
     kind: str = "dense"
     second: str = ""
     activation: str = ""
+
+    @property
+    def described_model(self) -> str:
+        """The model's name, and the first digits of its fingerprint."""
+        return f"{self.model!r} (fingerprint {self.fingerprint[:12]})"
 
 
 @dataclass(frozen=True)
@@ -175,18 +178,21 @@ class Target:
                 "into another target"
             ) from error
 
-    def adopt(self, settings: Settings) -> None:
+    def adopt(self, settings: Settings) -> Settings:
         """Write the settings of a target without outputs, or compare them with those of an existing one.
 
         Args:
-            settings: of this run.
+            settings: of this run. The model may have another name: it is the same one by its fingerprint.
+
+        Returns:
+            the settings of the target, which outputs record.
 
         Raises:
             BulkError: the target was made with others; nothing was changed.
             BulkWriteError: the target cannot be written.
         """
         there = self.settings()
-        if there is not None and there != settings:
+        if there is not None and replace(there, model=settings.model) != settings:
             with reading(self.place):
                 outputs = self._list(self.place)
             if not outputs:  # nothing was made with those
@@ -200,20 +206,26 @@ class Target:
             with writing(self.place):
                 make_folder(self.place)
             self._write("settings.json", msgspec.json.format(msgspec.json.encode(settings)))
-            return
+            return settings
         different = [
             f"{name} {old!r}, not {new!r}"
             for name, old, new in (
                 (f.name, getattr(there, f.name), getattr(settings, f.name))
                 for f in fields(Settings)
+                if f.name not in ("model", "fingerprint")
             )
             if old != new
         ]
+        if there.fingerprint != settings.fingerprint:
+            different.insert(
+                0, f"the model {there.described_model}, not {settings.described_model}"
+            )
         if different:
             raise BulkError(
                 f"a target has one model and one set of options: {self.place.name} was made with "
                 f"{'; '.join(different)}; give the same options, or another target"
             )
+        return there
 
     # --- Records ------------------------------------------------------------------------------------
     def finished(self) -> dict[str, Record]:
@@ -237,8 +249,7 @@ class Target:
             whole = manifest.filesystem.get_file_info(manifest.path).is_file
             done = [self._own / "done" / info.base_name for info in self._list(self._own / "done")]
         lines = read_bytes(manifest).splitlines() if whole else []
-        with ThreadPoolExecutor(_READERS) as readers:
-            lines += readers.map(read_bytes, done)
+        lines += read_many(read_bytes, done)
         for line in lines:
             try:
                 yield msgspec.json.decode(line, type=Record)

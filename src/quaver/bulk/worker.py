@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.bulk.kinds import KINDS, Model
+from quaver.bulk.kinds import KINDS, Kind, Model
 from quaver.bulk.output import Output
 from quaver.bulk.place import list_file
 from quaver.bulk.shard import Block, Reader, Shard, no_column
@@ -215,7 +215,7 @@ class Worker:
 
             def prepare() -> tuple[Block, NDArray[np.bool_], TokenBatch | None] | None:
                 block = next(blocks, None)
-                return None if block is None else self._tokenize(block)
+                return None if block is None else tokenized(self._kind, block)
 
             coming: Future[Any] = ahead.submit(prepare)
             try:
@@ -225,22 +225,33 @@ class Worker:
             finally:
                 ahead.submit(blocks.close).result()  # closes the file in the thread that reads it
 
-    def _tokenize(self, block: Block) -> tuple[Block, NDArray[np.bool_], TokenBatch | None]:
-        texts = [text for text in block.texts if text is not None]
-        try:
-            batch = self._kind.tokenize(texts) if texts else None
-        except InputError:  # find the texts that are invalid, such as a lone surrogate
-            reasons, kept = dict(block.reasons), list(block.texts)
-            for position, text in enumerate(block.texts):
-                if text is None:
-                    continue
-                try:
-                    self._kind.tokenize([text])
-                except InputError as error:
-                    reasons[position], kept[position] = f"not a text: {error}", None
-            return self._tokenize(replace(block, texts=kept, reasons=reasons))
-        present = np.array([text is not None for text in block.texts], np.bool_)
-        return block, present, batch
+
+def tokenized(kind: Kind, block: Block) -> tuple[Block, NDArray[np.bool_], TokenBatch | None]:
+    """Tokenize the texts of a block.
+
+    Args:
+        kind: the model.
+        block: rows, some of them without a text.
+
+    Returns:
+        the block, in which what the model cannot take has a reason instead; bool (N,), whether a row
+        has a text; and the tokens of those that have, None without any.
+    """
+    texts = [text for text in block.texts if text is not None]
+    try:
+        batch = kind.tokenize(texts) if texts else None
+    except InputError:  # find the texts that are invalid, such as a lone surrogate
+        reasons, kept = dict(block.reasons), list(block.texts)
+        for position, text in enumerate(block.texts):
+            if text is None:
+                continue
+            try:
+                kind.tokenize([text])
+            except InputError as error:
+                reasons[position], kept[position] = f"not a text: {error}", None
+        return tokenized(kind, replace(block, texts=kept, reasons=reasons))
+    present = np.array([text is not None for text in block.texts], np.bool_)
+    return block, present, batch
 
 
 def is_missing(source: str) -> bool:

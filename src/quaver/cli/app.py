@@ -93,6 +93,9 @@ COMMANDS = {
 }
 """All commands, in the order in which a new user needs them."""
 
+OF_CORPORA = ("plan", "embed", "load")
+"""Commands that `quaver bulk` may stand before, as `quaver.bulk` does in Python."""
+
 
 def load(name: str) -> TyperCommand:
     """Import a command.
@@ -135,6 +138,12 @@ class _Group(TyperGroup):
         self, ctx: Any, args: list[str]
     ) -> tuple[str | None, Any | None, list[str]]:
         """Import the command that was asked for."""
+        if args[:1] == ["bulk"]:
+            if args[1:2] not in [[name] for name in OF_CORPORA]:
+                ctx.fail(
+                    "for a corpus there are `quaver plan`, `quaver embed --output` and `quaver load`"
+                )
+            args = args[1:]
         name, _, arguments = super().resolve_command(ctx, args)
         if name is None:
             return name, None, arguments

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from enum import Enum
 from pathlib import Path
@@ -14,12 +15,15 @@ import typer
 from quaver.cli.exit_codes import FAILED, reported_errors
 from quaver.cli.options import (
     OverwriteOption,
+    PairColumnsOption,
     PoolingOption,
     Precision,
     PrecisionOption,
     PriceOption,
     QuietOption,
+    ResultKind,
     ThreadsOption,
+    read_pair_columns,
     require_new,
     require_option,
 )
@@ -43,14 +47,6 @@ class BulkEngine(str, Enum):
     local = "local"
     ray = "ray"
     spark = "spark"
-
-
-class ResultKind(str, Enum):
-    """What a model makes of a text."""
-
-    dense = "dense"
-    sparse = "sparse"
-    multi_vector = "multi-vector"
 
 
 class Activation(str, Enum):
@@ -128,14 +124,7 @@ def embed(
             "multi-vector, a vector for each token.",
         ),
     ] = ResultKind.dense,
-    pair_columns: Annotated[
-        str | None,
-        typer.Option(
-            metavar="QUERY,TEXT",
-            help="With --output: two columns of texts that a reranker scores, instead of vectors.",
-            show_default=False,
-        ),
-    ] = None,
+    pair_columns: PairColumnsOption = None,
     activation: Annotated[
         Activation | None,
         typer.Option(
@@ -176,6 +165,8 @@ def embed(
 ) -> None:
     """Embed texts, or files of any size: JSON lines on stdout, a NumPy file, or a folder of vectors or scores.
 
+    `quaver plan` estimates time and cost of a corpus first; `quaver load` takes its vectors into a database.
+
     Example: quaver embed "corpus/*.parquet" --model sentence-transformers/all-MiniLM-L6-v2 --output vectors/
     """
     if output is not None:
@@ -189,9 +180,7 @@ def embed(
         ):
             from quaver.bulk import embed as embed_files
 
-            pair = _pair(pair_columns)
-            if pair is not None and (kind is not ResultKind.dense or column is not None):
-                raise InputError("--pair-columns makes scores: leave out --kind and --column")
+            pair = read_pair_columns(pair_columns, kind=kind, column=column)
             require_option("--pair-columns", pair, {"--activation": activation})
 
             with progress_display(quiet=quiet, noun="texts") as show:
@@ -246,6 +235,7 @@ def embed(
         require_option("--out", out, {"--overwrite": overwrite})
         if out is not None:
             require_new(out, overwrite=overwrite)
+        _warn_of_names(texts or [])
         lines = _texts(texts or [], file)
         embedder = Embedder.from_pretrained(
             model, pooling=pooling, precision=precision.value, threads=threads
@@ -265,16 +255,6 @@ def embed(
                 f"{plural(vectors.shape[0], 'vector')} of dimension {vectors.shape[1]} in {out}",
                 file=sys.stderr,
             )
-
-
-def _pair(columns: str | None) -> tuple[str, str] | None:
-    """Read --pair-columns."""
-    if columns is None:
-        return None
-    first, comma, second = (part.strip() for part in columns.partition(","))
-    if not (first and comma and second) or "," in second:
-        raise InputError(f"--pair-columns names two columns, such as query,text: got {columns!r}")
-    return first, second
 
 
 def _as_update(progress: BulkProgress) -> UpdateProgress:
@@ -327,6 +307,26 @@ def _print_report(report: BulkReport, price: float | None) -> None:
         )
     for shard, reason in report.failed:
         print(f"  {harmless(shard)}: {harmless(reason)}", file=sys.stderr)
+
+
+def _warn_of_names(texts: list[str]) -> None:
+    """Say so if a text is the name of a file, whose content is probably meant."""
+    named = [text for text in texts if _names_files(text)]
+    if named:
+        print(
+            f"quaver: embedding the name {harmless(named[0])} as a text, not what is in the file: give --output "
+            "FOLDER for the rows of files, or --file for the lines of one",
+            file=sys.stderr,
+        )
+
+
+def _names_files(text: str) -> bool:
+    if re.match(r"(s3|gs|hdfs|file)://\S+$", text):
+        return True
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a null character
+        return False
 
 
 def _texts(texts: list[str], file: Path | None) -> list[str]:

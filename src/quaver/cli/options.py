@@ -122,10 +122,54 @@ PriceOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+class ResultKind(str, Enum):
+    """What a model makes of a text."""
+
+    dense = "dense"
+    sparse = "sparse"
+    multi_vector = "multi-vector"
+
+
+PairColumnsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="QUERY,TEXT",
+        help="Two columns of texts of files, which a reranker scores; there are no vectors then.",
+        show_default=False,
+    ),
+]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace the output if it exists.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def read_pair_columns(
+    given: str | None, *, kind: ResultKind, column: str | None
+) -> tuple[str, str] | None:
+    """Read --pair-columns.
+
+    Args:
+        given: its value, "query,text"; or None.
+        kind: the value of --kind, which it replaces.
+        column: the value of --column, which it replaces.
+
+    Returns:
+        the two columns, or None.
+
+    Raises:
+        InputError: it does not name two columns, or another option is given, too.
+    """
+    if given is None:
+        return None
+    if kind is not ResultKind.dense or column is not None:
+        raise InputError("--pair-columns makes scores: leave out --kind and --column")
+    first, comma, second = (part.strip() for part in given.partition(","))
+    if not (first and comma and second) or "," in second:
+        raise InputError(f"--pair-columns names two columns, such as query,text: got {given!r}")
+    return first, second
 
 
 def require_option(needed: str, given: object, dependent: Mapping[str, object]) -> None:

@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 from quaver.cli.exit_codes import reported_errors
-from quaver.cli.options import PriceOption, ThreadsOption
+from quaver.cli.options import (
+    PairColumnsOption,
+    PoolingOption,
+    Precision,
+    PrecisionOption,
+    PriceOption,
+    ResultKind,
+    ThreadsOption,
+    read_pair_columns,
+)
 from quaver.cli.terminal import duration, plural, size
 
 
@@ -15,10 +24,24 @@ def plan(
     source: Annotated[
         list[str], typer.Argument(help="Files, folders, patterns or URIs, as for `quaver embed`.")
     ],
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Embedding model, a folder or hub id.")
-    ],
-    column: Annotated[str, typer.Option(help="The column of the texts.")] = "text",
+    model: Annotated[str, typer.Option("--model", "-m", help="Model, a folder or hub id.")],
+    column: Annotated[
+        str | None,
+        typer.Option(help="The column of the texts; default: text.", show_default=False),
+    ] = None,
+    kind: Annotated[
+        ResultKind,
+        typer.Option(metavar="KIND", help="What the model makes of a text, as for `quaver embed`."),
+    ] = ResultKind.dense,
+    pair_columns: PairColumnsOption = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="Put this before every text, as `quaver embed` does.", show_default=False
+        ),
+    ] = None,
+    pooling: PoolingOption = None,
+    precision: PrecisionOption = Precision.int8,
     cores: Annotated[
         int | None,
         typer.Option(
@@ -34,16 +57,29 @@ def plan(
     Example: quaver plan "corpus/*.parquet" --model sentence-transformers/all-MiniLM-L6-v2 --cores 3200
     """
     with reported_errors():
+        from quaver.bulk import RESULTS
         from quaver.bulk import plan as make_plan
 
-        made = make_plan(source, model=model, column=column, threads=threads, sample=sample)
+        pair = read_pair_columns(pair_columns, kind=kind, column=column)
+        made = make_plan(
+            source,
+            model=model,
+            column=column,
+            kind="scores" if pair else kind.value,
+            pair_columns=pair,
+            prompt=prompt,
+            precision=precision.value,
+            pooling=pooling,
+            threads=threads,
+            sample=sample,
+        )
         print(f"corpus     {size(made.bytes)} in {plural(made.shards, 'shard')}")
         print(f"rows       about {made.rows:,}")
         print(f"tokens     about {made.tokens:,}")
-        print(f"vectors    about {size(made.output_bytes)} as float32")
+        print(f"results    about {size(made.output_bytes)} of {RESULTS[made.kind]} as float32")
         print(
-            f"measured   {made.tokens_per_second:,.0f} tokens/s with {plural(made.threads, 'thread')} here, "
-            f"on {made.sampled_rows:,} rows of {made.sampled_tokens:,} tokens"
+            f"measured   {made.tokens_per_second:,.0f} tokens/s with {plural(made.threads, 'thread')} here in "
+            f"{made.precision}, on {made.sampled_rows:,} rows of {made.sampled_tokens:,} tokens"
         )
         used = cores or made.threads
         print(f"time       about {duration(3600 * made.hours(used))} on {plural(used, 'core')}")

@@ -30,7 +30,7 @@ from quaver.models.geometry import (
     YarnScaling,
 )
 from quaver.models.head import DenseStep, HeadActivation, HeadStep, WordHead
-from quaver.models.hub import find_folder, is_hub_id
+from quaver.models.hub import find_folder, is_hub_id, needed_files
 from quaver.models.linear import (
     InputRange,
     Linear,
@@ -158,6 +158,7 @@ __all__ = [
     "module_steps",
     "module_tensors",
     "multi_vector_spec",
+    "needed_files",
     "packed_int4",
     "quantization_config",
     "quantize_rows",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -19,6 +20,8 @@ _NEEDED = [
     "query_[0-9]*_*/model*.safetensors",
     "document_[0-9]*_*/model*.safetensors",
     "artifact.metadata",
+    # A reranker's, which scores pairs as messages of a chat.
+    "*chat_template.jinja",
     # BGE-M3's heads for words and tokens.
     "sparse_linear.pt",
     "colbert_linear.pt",
@@ -101,6 +104,24 @@ def find_folder(
 def is_hub_id(name: str) -> bool:
     """Return whether a name that is no folder here could be a model on the hub."""
     return name[0] not in "./~" and _HUB_ID.fullmatch(name) is not None
+
+
+def needed_files(folder: Path) -> list[Path]:
+    """Return the files of a model's folder that loading it reads: those that the hub is asked for.
+
+    Args:
+        folder: of the model.
+
+    Returns:
+        the files in order of their paths, also in folders of modules; all safetensors, by whatever name.
+    """
+    patterns = [*_NEEDED, "*.safetensors", *_missing(folder)]
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if any(fnmatchcase(path.relative_to(folder).as_posix(), pattern) for pattern in patterns)
+        and path.is_file()
+    ]
 
 
 def _missing(folder: Path) -> list[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from quaver.errors import StoreLockedError, StoreWriteError
+from quaver.system import LockedFile
 
 FILE_NAME = "lock"
-_PAUSE = 0.05
 
 
 class StoreLock:
@@ -25,20 +25,9 @@ class StoreLock:
             StoreWriteError: the lock file cannot be opened for writing, or its file system has no
                 locks.
         """
-        from filelock import FileLock, Timeout
-
-        # Not thread_local: a store is opened by one thread and closed by another. Not soft: a lock
-        # that is only a file remains after a process is killed.
-        self._lock = FileLock(
-            store / FILE_NAME,
-            mode=0o666,
-            thread_local=False,
-            fallback_to_soft=False,
-            preserve_lock_file=True,
-        )
         try:
-            self._lock.acquire(timeout=wait, poll_interval=_PAUSE)
-        except Timeout:
+            self._lock = LockedFile(store / FILE_NAME, wait=wait)
+        except TimeoutError:
             raise StoreLockedError(
                 f"one process at a time can write to a store: {store} is open in another; "
                 "wait for it (--wait); searching needs no lock"

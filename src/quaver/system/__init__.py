@@ -14,7 +14,8 @@ from quaver.system.cpus import (
 )
 from quaver.system.files import open_to_read, sync, write_at
 from quaver.system.limits import allow_files, limit_seconds, limit_worker, memory_limit
-from quaver.system.processes import is_running
+from quaver.system.locks import LockedFile
+from quaver.system.processes import has_ended, is_running, machine, start_of
 from quaver.system.quota import cpu_quota
 from quaver.system.switch import LINUX
 from quaver.system.tuning import allocator, governor, transparent_huge_pages
@@ -22,6 +23,7 @@ from quaver.system.whole import written_whole
 
 __all__ = [
     "LINUX",
+    "LockedFile",
     "allocator",
     "allow_files",
     "allowed_cpus",
@@ -30,15 +32,18 @@ __all__ = [
     "cpu_cores",
     "cpu_quota",
     "governor",
+    "has_ended",
     "is_running",
     "keep_to",
     "limit_seconds",
     "limit_worker",
+    "machine",
     "memory_limit",
     "numa_nodes",
     "open_to_read",
     "parse_cpus",
     "smt_siblings",
+    "start_of",
     "sync",
     "transparent_huge_pages",
     "write_at",
