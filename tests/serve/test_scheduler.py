@@ -21,6 +21,7 @@ from quaver.models import TokenBatch
 from quaver.serve.loaded import LoadedCrossEncoder, LoadedEmbedder, _apart
 from quaver.serve.refusal import HungUp, Reason, Refusal
 from quaver.serve.scheduler import Item, Lane, Limits, Pair, Scheduler, Unit, _joined
+from quaver.serve.service import Waiter
 from tiny_model import tiny_vocabulary, write_json, write_tiny_cross_encoder, write_tiny_model
 
 
@@ -284,18 +285,24 @@ def test_a_bulk_input_in_flight_is_promoted_by_a_query_for_it(embedder: Embedder
 
 def test_a_full_queue_refuses_at_once(embedder: Embedder) -> None:
     gate = Gate(embedder)
-    with scheduling(requests=3, inputs=10, tokens=1000) as scheduler:
+    with scheduling(requests=3, inputs=10, tokens=90) as scheduler:
 
         async def main() -> None:
             jobs = [scheduler.submit(gate.lane, ["a"]), scheduler.submit(gate.lane, ["b"] * 8)]
-            for texts in (["c"] * 2, ["c " * 4000] * 1000):
-                with pytest.raises(Refusal) as caught:
+            for texts, met in (
+                (["c"] * 2, "10 inputs may wait; 9 do, and this request has 2"),
+                (
+                    ["c " * 20000],
+                    "90 tokens may wait, 79 of them of bulk requests; 27 do, and this request has 64",
+                ),
+            ):
+                with pytest.raises(Refusal, match=met) as caught:
                     scheduler.submit(gate.lane, texts)
                 assert caught.value.reason is Reason.OVERLOADED
                 assert caught.value.retry_after is not None
                 assert caught.value.retry_after >= 1
             jobs.append(scheduler.submit(gate.lane, ["d"]))
-            with pytest.raises(Refusal, match="waiting requests: 3, their inputs: 10"):
+            with pytest.raises(Refusal, match="3 requests may wait; 3 do, and this request has 1;"):
                 scheduler.submit(gate.lane, ["e"])
             assert scheduler.counts.refused == 3
             gate.open.set()
@@ -312,11 +319,140 @@ def test_a_request_that_would_wait_too_long_is_refused(embedder: Embedder) -> No
         async def main() -> None:
             first = scheduler.submit(gate.lane, ["a"])
             gate.lane.rate = 100.0
-            second = scheduler.submit(gate.lane, ["b " * 100] * 10)
-            with pytest.raises(Refusal, match="the queue is full"):
-                scheduler.submit(gate.lane, ["c " * 100] * 10)
+            second = scheduler.submit(gate.lane, ["b " * 100] * 30)  # 1,590 tokens
+            with pytest.raises(Refusal, match=r"may wait about 10 s .* would wait 16 s") as caught:
+                scheduler.submit(gate.lane, ["c " * 100] * 30)
+            assert caught.value.retry_after == 16
+            # A smaller one goes before, and so do queries, of which there may be as many as fit.
+            others = [scheduler.submit(gate.lane, ["d " * 100] * 15, interactive=False)]
+            others += [scheduler.submit(gate.lane, [f"e {i} " * 100] * 4) for i in range(4)]
+            with pytest.raises(Refusal, match=r"may wait about 10 s .* would wait 13 s"):
+                scheduler.submit(gate.lane, ["f"])
             gate.open.set()
-            await asyncio.gather(first.future, second.future)
+            await asyncio.gather(*(job.future for job in (first, second, *others)))
+
+        run(main)
+
+
+def test_what_waits_is_counted_by_the_model_it_waits_for(embedder: Embedder) -> None:
+    gate, other = Gate(embedder), Gate(embedder)
+    gate.lane.key, other.lane.key = "slow", "fast"
+    with scheduling(seconds=10, batch_seconds=0.1) as scheduler:
+
+        async def main() -> None:
+            first = scheduler.submit(gate.lane, ["a"])
+            gate.lane.rate, other.lane.rate = 10.0, 1e6
+            waiting = [scheduler.submit(gate.lane, ["b " * 100] * 20)]
+            with pytest.raises(Refusal, match="would wait 106 s"):
+                scheduler.submit(gate.lane, ["c " * 100] * 20)
+            # The fast model's requests take turns with the slow one's, so they do not wait for all of it.
+            waiting.append(scheduler.submit(other.lane, ["c " * 100] * 40))
+            waiting.append(scheduler.submit(other.lane, ["d"]))
+            # Its queries do wait for the slow one's.
+            waiting.append(scheduler.submit(gate.lane, ["e " * 100] * 2))
+            with pytest.raises(Refusal, match="would wait 14 s"):
+                scheduler.submit(other.lane, ["f"])
+            gate.open.set()
+            other.open.set()
+            await asyncio.gather(*(job.future for job in (first, *waiting)))
+
+        run(main)
+
+
+def test_bulk_requests_leave_places_for_queries(embedder: Embedder) -> None:
+    gate = Gate(embedder)
+    with scheduling(requests=16, inputs=160, tokens=10**6) as scheduler:
+
+        async def main() -> None:
+            # Alone, a request may have more than there is room for.
+            jobs = [scheduler.submit(gate.lane, random_texts(200, 20), interactive=False)]
+            with pytest.raises(Refusal, match="160 inputs may wait, 140 of them of bulk requests"):
+                scheduler.submit(gate.lane, ["a"], interactive=False)
+            jobs += [scheduler.submit(gate.lane, [f"query {i}"]) for i in range(15)]
+            with pytest.raises(Refusal, match="16 requests may wait; 16 do"):
+                scheduler.submit(gate.lane, ["one more"])
+            gate.open.set()
+            await asyncio.gather(*(job.future for job in jobs))
+
+        run(main)
+
+
+@pytest.mark.parametrize("cache", [0, 10**6])
+def test_tokens_that_wait_fall_with_each_batch(embedder: Embedder, cache: int) -> None:
+    """Also where inputs are shared, cached, given up, or fail."""
+    inner = LoadedEmbedder(embedder).lane
+    broken = embedder.tokenizer.encode(["query"]).ids[1]
+    steps, done = threading.Semaphore(0), threading.Semaphore(0)
+
+    def compute(batch: TokenBatch) -> NDArray[np.float32]:
+        done.release()
+        assert steps.acquire(timeout=60)
+        if broken in batch.ids:
+            raise RuntimeError
+        return inner.compute(batch)
+
+    lane = Lane(inner.key, inner.tokenize, compute, width=inner.width, longest=inner.longest)
+    texts = [f"text {i} " + "word " * 40 for i in range(60)]
+    with scheduling(batch_tokens=256, cache_bytes=cache) as scheduler:
+        waiting = scheduler.waiting
+
+        async def entered() -> None:
+            await asyncio.get_running_loop().run_in_executor(None, done.acquire)
+
+        async def main() -> None:
+            job = scheduler.submit(lane, texts)
+            total = waiting.tokens
+            assert total == job.left > 0
+            for _ in range(4):
+                await entered()
+                steps.release()
+            await entered()  # the fifth begins, so four were counted
+            assert 0 < waiting.tokens == job.left < total
+            assert job.progressed > 0
+            both = scheduler.submit(lane, texts[:2] * 2 + texts[-2:], interactive=False)
+            gone = scheduler.submit(lane, texts[:50], interactive=False)
+            bad = scheduler.submit(lane, ["query", *texts[:3]])
+            assert waiting.tokens == sum(each.left for each in (job, both, gone, bad))
+            scheduler.cancel(gone)
+            with pytest.raises(HungUp):
+                await gone.future
+            assert waiting.tokens == sum(each.left for each in (job, both, bad))
+            steps.release(1000)
+            with pytest.raises(Refusal):
+                await bad.future
+            await asyncio.gather(job.future, both.future)
+            await nothing_in_flight(scheduler)
+
+        run(main)
+        assert (waiting.requests, waiting.inputs, waiting.tokens) == (0, 0, 0)
+        assert not any(vars(scheduler._waiting_bulk).values())
+        assert not scheduler._bulk
+        assert not scheduler._backlogs
+
+
+def test_the_time_of_a_request_counts_from_its_last_result(embedder: Embedder) -> None:
+    gate = Gate(embedder)
+    with scheduling() as scheduler:
+
+        async def main() -> None:
+            waiter = Waiter(timeout=0.05)
+            job = scheduler.submit(gate.lane, random_texts(50, 21))
+            await gate.wait_entered()
+            job.progressed = time.monotonic() + 3600  # as if it had just got on
+            waiting = asyncio.ensure_future(waiter.wait(scheduler, job))
+            await asyncio.sleep(0.2)  # the time is over
+            assert not job.over
+            gate.open.set()
+            await waiting
+            assert waiter.inputs == 50
+            assert waiter.seconds_left > 60  # what follows in the same request gets as long
+            gate.open.clear()
+            stuck = scheduler.submit(gate.lane, ["a text"])
+            stuck.progressed = time.monotonic() - 1
+            with pytest.raises(Refusal, match="none of the request's inputs") as caught:
+                await Waiter(timeout=0.05).wait(scheduler, stuck)
+            assert caught.value.reason is Reason.TIMEOUT
+            gate.open.set()
 
         run(main)
 

@@ -10,11 +10,12 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import numpy as np
 import pytest
@@ -773,6 +774,82 @@ def test_overload_gives_right_answers_or_429(settings: Settings, embedder: Embed
         assert set(statuses) == {200, 429}
         waiting = run.server.state.service.scheduler.waiting
         assert (waiting.requests, waiting.inputs, waiting.tokens) == (0, 0, 0)
+
+
+def gated(run: Running, model: int = 0) -> tuple[threading.Event, threading.Event]:
+    """Let a model's engine wait, and tell that it does; return what opens it, and what it tells."""
+    lane = run.server.state.service.models.all[model].loaded.lane
+    compute, opened, entered = lane.compute, threading.Event(), threading.Event()
+
+    def wait(batch: Any) -> Any:
+        entered.set()
+        assert opened.wait(60)
+        return compute(batch)
+
+    lane.compute = wait
+    return opened, entered
+
+
+def test_queries_are_answered_beside_a_bulk_request_that_takes_long(
+    settings: Settings, embedder: Embedder
+) -> None:
+    """A request of 2,048 texts streams through, and shuts nobody out but others of its kind."""
+    texts = [f"the text {i} is one of many that are asked for at once" for i in range(2048)]
+    queries = [f"query {i}" for i in range(12)]
+    larger = changed(settings, max_inputs=2048, batch_tokens=256)
+    with running(larger) as run, ThreadPoolExecutor(16) as pool:
+        scheduler = run.server.state.service.scheduler
+        lane = run.server.state.service.models.all[0].loaded.lane
+        opened, entered = gated(run)
+        try:
+            ended: list[str] = []
+
+            def ask(name: str, given: list[str]) -> httpx.Response:
+                answer = run.post("/embed", {"inputs": given})
+                ended.append(name)
+                return answer
+
+            bulk = pool.submit(ask, "bulk", texts)
+            assert entered.wait(60)
+            lane.rate = 20.0  # all of them would take half an hour
+            asked = [pool.submit(ask, "query", [query]) for query in queries]
+            wait_until(lambda: scheduler.waiting.requests == 13 or any(map(Future.done, asked)))
+            refused = run.post("/v1/embeddings", {"input": texts[1000:]})
+            assert refused.status_code == 429
+            assert "may wait about 30 s" in refused.json()["error"]["message"]
+            assert refused.headers["retry-after"] == "60"
+        finally:
+            opened.set()
+        for query, each in zip(queries, asked, strict=True):
+            assert each.result().status_code == 200
+            assert np.array_equal(np.float32(each.result().json()[0]), embedder.encode(query))
+        assert bulk.result().status_code == 200
+        assert np.array_equal(np.float32(bulk.result().json()), embedder.encode(texts))
+        assert ended[-1] == "bulk"
+        waiting = scheduler.waiting
+        assert (waiting.requests, waiting.inputs, waiting.tokens) == (0, 0, 0)
+
+
+def test_the_queue_of_one_model_does_not_refuse_requests_to_another(
+    settings: Settings, other_model: Path
+) -> None:
+    models = (*settings.model, ModelSettings(source=str(other_model), name="other"))
+    texts = [[f"text {word} {i}, which is one of a hundred" for i in range(100)] for word in "abc"]
+    with running(changed(settings, model=models)) as run, ThreadPoolExecutor(16) as pool:
+        scheduler, all_models = run.server.state.service.scheduler, run.server.state.service.models
+        opened, entered = gated(run)
+        try:
+            bulk = [pool.submit(run.post, "/v1/embeddings", {"input": each}) for each in texts]
+            assert entered.wait(60)
+            wait_until(lambda: scheduler.waiting.requests == 3)
+            # As fast as the first batch of a cold model: with the others' tokens it would take 3,600 s.
+            all_models.all[-1].loaded.lane.rate = 1.0
+            body = {"input": "a", "model": "other"}
+            asked = [pool.submit(run.post, "/v1/embeddings", body) for _ in range(5)]
+            wait_until(lambda: scheduler.waiting.requests == 8 or any(map(Future.done, asked)))
+        finally:
+            opened.set()
+        assert {each.result().status_code for each in (*bulk, *asked)} == {200}
 
 
 def test_a_client_that_hangs_up_frees_its_place(settings: Settings) -> None:

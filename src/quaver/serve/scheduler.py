@@ -57,6 +57,9 @@ _ON_LOOP_SECONDS = 0.005
 _BULK_SHARE = 0.2
 """Bulk work's share of the engine's time while interactive work waits, too."""
 
+_KEPT_FREE = 8
+"""One part in so many of each bound is for interactive requests alone."""
+
 _CACHE_OVERHEAD = 250
 """Bytes of a cached row's key, its array object and its place in the cache, besides its numbers."""
 
@@ -180,7 +183,7 @@ class Limits:
         requests: maximum number of requests accepted and not yet answered.
         inputs: maximum number of inputs of those requests.
         tokens: maximum number of tokens of those requests, as estimated from their characters.
-        seconds: longest wait that a request is accepted for, as far as the last batches tell.
+        seconds: longest time that what goes before a request may take, as far as the last batches tell.
         batch_tokens: maximum number of tokens in a batch.
         batch_seconds: how long a batch may take, as far as the last ones tell.
         cache_bytes: size of the cache of results, 0 for none.
@@ -275,6 +278,8 @@ class Job:
         interactive: whether it goes before bulk work.
         future: done with None, or with the request's error.
         over: whether nobody waits for it any more: answered, failed or canceled.
+        left: tokens of its inputs that have no result yet, as estimated.
+        progressed: when the last of its results came, by `time.monotonic`; long ago before the first.
         lengths: int32 (N,), the tokens of each input.
         due: the tokens that each job of its class would have got when this one finished, if all shared
             the engine evenly.
@@ -287,14 +292,15 @@ class Job:
         "arrived",
         "compute_seconds",
         "due",
-        "estimate",
         "future",
         "interactive",
         "lane",
+        "left",
         "lengths",
         "loop",
         "missing",
         "over",
+        "progressed",
         "queued",
         "rows",
         "tokenize_seconds",
@@ -310,7 +316,8 @@ class Job:
         self.rows: Any = np.empty((count, lane.width), np.float32) if sized else [None] * count
         self.lengths = np.zeros(count, np.int32)
         self.interactive = interactive
-        self.estimate = estimate
+        self.left = estimate
+        self.progressed = -math.inf
         self.due = due
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[None] = self.loop.create_future()
@@ -431,6 +438,14 @@ class _Waiting:
     tokens: int = 0
 
 
+@dataclass
+class _Backlog:
+    """Tokens of one lane that wait, as estimated."""
+
+    interactive: int = 0
+    bulk: int = 0
+
+
 class Scheduler:
     """Three threads, and the queues between them and the event loop; see the module."""
 
@@ -443,6 +458,10 @@ class Scheduler:
         self.limits = limits
         self.counts = Counts()
         self.waiting = _Waiting()
+        # The part of it that is bulk, and what waits for each lane.
+        self._waiting_bulk = _Waiting()
+        self._bulk: set[Job] = set()
+        self._backlogs: dict[Lane, _Backlog] = {}
         self._lock = threading.Lock()
         self._to_tokenize = threading.Condition(self._lock)
         self._to_compute = threading.Condition(self._lock)
@@ -508,14 +527,11 @@ class Scheduler:
         """
         lengths = [_about(item) for item in items]
         estimate = sum(min(lane.longest, length) for length in lengths)
-        self._admit(lane, len(items), estimate)
         if interactive is None:
             interactive = (
                 estimate <= INTERACTIVE_TOKENS and sum(lengths) <= _READ * INTERACTIVE_TOKENS
             )
-        due = self._even_share[not interactive] + estimate
-        job = Job(lane, len(items), interactive=interactive, estimate=estimate, due=due)
-        lane.jobs += 1
+        job = self._accept(lane, len(items), estimate, interactive=interactive)
         on_loop = (
             alone
             and interactive
@@ -559,7 +575,7 @@ class Scheduler:
         Raises:
             Refusal: the queue is full.
         """
-        job = self._accept_aside(len(steps), tokens)
+        job = self._accept(self._aside_lane, len(steps), tokens, interactive=False)
         with self._lock:
             self._aside.append((job, deque(steps)))
             self._to_run_aside.notify()
@@ -577,7 +593,7 @@ class Scheduler:
         Raises:
             Refusal: the queue is full.
         """
-        job = self._accept_aside(1, 0)
+        job = self._accept(self._aside_lane, 1, 0, interactive=False)
 
         def end(awaited: asyncio.Future[Any]) -> None:
             error = HungUp() if awaited.cancelled() else awaited.exception()
@@ -585,18 +601,6 @@ class Scheduler:
 
         awaited.add_done_callback(end)
         return job
-
-    def _accept_aside(self, inputs: int, tokens: int) -> Job:
-        lane = self._aside_lane
-        self._admit(lane, inputs, tokens)
-        lane.jobs += 1
-        return Job(lane, inputs, interactive=False, estimate=tokens, due=0.0)
-
-    def retry_after(self) -> int:
-        """Return the whole seconds after which the present queue is likely to be empty."""
-        rates = [lane.rate for line in self._lines[_COMPUTE] for lane in line.lanes if lane.rate]
-        seconds = self.waiting.tokens / min(rates) if rates else 1.0
-        return max(1, min(60, math.ceil(seconds)))
 
     def close(self) -> None:
         """End the threads; what is still queued is given up."""
@@ -608,28 +612,110 @@ class Scheduler:
         for thread in self._threads:
             thread.join()
 
-    def _admit(self, lane: Lane, inputs: int, tokens: int) -> None:
-        waiting, limits = self.waiting, self.limits
+    def _accept(self, lane: Lane, inputs: int, tokens: int, *, interactive: bool) -> Job:
+        """Return a job that has a place in the queue.
+
+        Raises:
+            Refusal: the queue is full; the message names the bound that was met.
+        """
         with self._lock:
-            # An empty queue accepts whatever a single request may have.
-            if not waiting.requests or (
-                waiting.requests + 1 <= limits.requests
-                and waiting.inputs + inputs <= limits.inputs
-                and waiting.tokens + tokens <= limits.tokens
-                and (not lane.rate or (waiting.tokens + tokens) / lane.rate <= limits.seconds)
-            ):
-                waiting.requests += 1
-                waiting.inputs += inputs
-                waiting.tokens += tokens
-                return
+            full = self._full(lane, inputs, tokens, interactive=interactive)
+            if full is None:
+                due = self._even_share[not interactive] + tokens
+                job = Job(lane, inputs, interactive=interactive, estimate=tokens, due=due)
+                lane.jobs += 1
+                for waiting in self._waiting_of(job):
+                    waiting.requests += 1
+                    waiting.inputs += inputs
+                self._backlogs.setdefault(lane, _Backlog())
+                if not interactive:
+                    self._bulk.add(job)
+                self._count_tokens(job, tokens)
+                return job
             self.counts.refused += 1
-            seconds = self.retry_after()
+            if interactive:
+                seconds = self._seconds_before(lane, tokens, interactive=True)
+            else:  # until the queue is empty
+                seconds = self._seconds(interactive=True) + self._seconds(interactive=False)
+        again = max(1, min(60, math.ceil(seconds)))
         raise Refusal(
             Reason.OVERLOADED,
-            f"the queue is full (waiting requests: {waiting.requests}, their inputs: {waiting.inputs}): "
-            f"try again in {seconds} s",
-            retry_after=seconds,
+            f"the queue is full: {full}; try again in {again} s",
+            retry_after=again,
         )
+
+    def _full(self, lane: Lane, inputs: int, tokens: int, *, interactive: bool) -> str | None:
+        """Say which bound a request would exceed; the lock is held."""
+        waiting, bulk, limits = self.waiting, self._waiting_bulk, self.limits
+        if not waiting.requests:  # an empty queue accepts whatever a single request may have
+            return None
+        for name, most, all_wait, bulk_waits, more in (
+            ("requests", limits.requests, waiting.requests, bulk.requests, 1),
+            ("inputs", limits.inputs, waiting.inputs, bulk.inputs, inputs),
+            ("tokens", limits.tokens, waiting.tokens, bulk.tokens, tokens),
+        ):
+            # However much bulk work there is, it leaves room for queries.
+            for_bulk = most - most // _KEPT_FREE
+            if interactive:
+                exceeded = all_wait - bulk_waits + min(bulk_waits, for_bulk) + more > most
+                words = f"{most} {name} may wait"
+            else:
+                exceeded = bulk_waits + more > for_bulk or all_wait + more > most
+                words = f"{most} {name} may wait, {for_bulk} of them of bulk requests"
+            if exceeded:
+                return f"{words}; {all_wait} do, and this request has {more}"
+        seconds = self._seconds_before(lane, tokens, interactive=interactive)
+        if seconds > limits.seconds:
+            return (
+                f"a request may wait about {limits.seconds:g} s for those before it, and this one "
+                f"would wait {seconds:.0f} s"
+            )
+        return None
+
+    def _seconds_before(self, lane: Lane, tokens: int, *, interactive: bool) -> float:
+        """Estimate how long the engine computes what goes before a request; the lock is held.
+
+        A lane whose rate is unknown counts nothing.
+        """
+        queries = self._seconds(interactive=True)
+        if interactive:  # bulk work gets its share meanwhile, and the batch that is being computed
+            bulk = self._seconds(interactive=False)
+            share = queries * _BULK_SHARE / (1 - _BULK_SHARE)
+            return queries + min(bulk, share + self.limits.batch_seconds)
+        # Jobs are done in the order in which they would be if all shared evenly, so none gets more before
+        # this one is done than this one.
+        own = tokens / lane.rate if lane.rate else 0.0
+        return queries + sum(
+            min(own, job.left / job.lane.rate) for job in self._bulk if job.lane.rate
+        )
+
+    def _seconds(self, *, interactive: bool) -> float:
+        """Estimate how long the engine computes what waits of a class; the lock is held."""
+        return sum(
+            (backlog.interactive if interactive else backlog.bulk) / lane.rate
+            for lane, backlog in self._backlogs.items()
+            if lane.rate
+        )
+
+    def _waiting_of(self, job: Job) -> tuple[_Waiting, ...]:
+        return (self.waiting,) if job.interactive else (self.waiting, self._waiting_bulk)
+
+    def _count_tokens(self, job: Job, tokens: int) -> None:
+        """Count tokens that wait, or less than 0 that do not any more; the lock is held."""
+        for waiting in self._waiting_of(job):
+            waiting.tokens += tokens
+        backlog = self._backlogs[job.lane]
+        if job.interactive:
+            backlog.interactive += tokens
+        else:
+            backlog.bulk += tokens
+
+    def _have_row(self, job: Job, item: Item) -> None:
+        """Count a result of a job that is not over; the lock is held."""
+        tokens = min(job.lane.longest, _about(item))
+        job.missing -= 1
+        job.left -= tokens
+        self._count_tokens(job, -tokens)
 
     def _compute_on_loop(self) -> None:
         """Do the work of both threads for a short request, while the engine thread sleeps."""
@@ -656,7 +742,8 @@ class Scheduler:
                 kept = self._cache.get(_digest(lane, item))
                 if kept is not None:
                     job.rows[row], job.lengths[row] = kept
-                    job.missing -= 1
+                    if not job.over:  # an input before this one may have failed
+                        self._have_row(job, item)
                     self.counts.cached += 1
                     continue
             unit = self._in_flight.get((lane.key, item))
@@ -837,6 +924,7 @@ class Scheduler:
         if batch.tokens >= 256 or rate > lane.rate:
             lane.rate = rate if not lane.rate else 0.7 * lane.rate + 0.3 * rate
         finished: list[tuple[Job, BaseException | None]] = []
+        now = time.monotonic()
         with self._lock:
             for unit, row in zip(units, rows, strict=True):
                 unit.state = _State.DONE
@@ -848,7 +936,8 @@ class Scheduler:
                     if job.over:
                         continue
                     job.rows[at] = row
-                    job.missing -= 1
+                    job.progressed = now
+                    self._have_row(job, unit.item)
                     if job.missing == 0:
                         finished.append((job, None))
             for job in {job for unit in units for job, _ in unit.waiters}:
@@ -883,6 +972,7 @@ class Scheduler:
             return
         job.tokenize_seconds += time.perf_counter() - begin
         job.missing -= 1
+        job.progressed = time.monotonic()
         if job.missing:
             with self._lock:
                 self._aside.append((job, steps))
@@ -930,9 +1020,14 @@ class Scheduler:
                     continue
                 job.over = True
                 job.lane.jobs -= 1
-                self.waiting.requests -= 1
-                self.waiting.inputs -= len(job.rows)
-                self.waiting.tokens -= job.estimate
+                self._count_tokens(job, -job.left)
+                job.left = 0
+                for waiting in self._waiting_of(job):
+                    waiting.requests -= 1
+                    waiting.inputs -= len(job.rows)
+                self._bulk.discard(job)
+                if not job.lane.jobs:
+                    del self._backlogs[job.lane]
                 by_loop.setdefault(job.loop, []).append((job, error))
         for loop, jobs in by_loop.items():
             if here:

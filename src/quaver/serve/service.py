@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -139,7 +140,7 @@ class Waiter:
         """Wait for one request.
 
         Args:
-            timeout: seconds until the request is given up.
+            timeout: seconds until the request is given up, counted again from each result of its inputs.
             interactive: the client's own word on its priority.
             hung_up: coroutine function that returns when the client goes away.
         """
@@ -157,11 +158,13 @@ class Waiter:
 
     @property
     def seconds_left(self) -> float:
-        """Seconds until the request is given up."""
+        """Seconds until the request is given up, unless there is a result before."""
         return max(0.0, self._deadline - time.monotonic())
 
     async def wait(self, scheduler: Scheduler, job: Job) -> None:
         """Wait until a job is done, and count it; give it up if the client goes away or the time is over.
+
+        A request of many inputs may take longer than the time, as long as it gets on.
 
         Raises:
             Refusal: the time was over, or the inputs failed.
@@ -189,6 +192,7 @@ class Waiter:
         """
         loop = asyncio.get_running_loop()
         watcher: asyncio.Task[None] | None = None
+        timer: asyncio.TimerHandle
 
         async def watch() -> None:
             assert self._hung_up is not None
@@ -200,7 +204,17 @@ class Waiter:
             watcher = loop.create_task(watch())
 
         def expire() -> None:
+            nonlocal timer
+            self._allow_more(job)
+            if self.seconds_left > 0.0:
+                timer = loop.call_later(self.seconds_left, expire)
+                return
             message = f"the answer took longer than {self._timeout:g} s"
+            if math.isfinite(job.progressed):
+                message = (
+                    f"for {self._timeout:g} s none of the request's inputs was computed: others went "
+                    "before; send fewer in a request"
+                )
             scheduler.cancel(job, late or Refusal(Reason.TIMEOUT, message, retry_after=1))
 
         # Most answers are there before it is worth asking whether the client still is.
@@ -212,11 +226,16 @@ class Waiter:
             scheduler.cancel(job)
             raise
         finally:
+            self._allow_more(job)  # what follows in the same request
             timer.cancel()
             if soon is not None:
                 soon.cancel()
             if watcher is not None:
                 watcher.cancel()
+
+    def _allow_more(self, job: Job) -> None:
+        """Let the time count from the last result of a job."""
+        self._deadline = max(self._deadline, job.progressed + self._timeout)
 
 
 class Scores(NamedTuple):

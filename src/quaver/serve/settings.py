@@ -150,10 +150,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         queue_inputs: maximum number of inputs of those requests.
         queue_tokens: maximum number of tokens of those requests, as estimated.
         queue_bytes: maximum number of bytes of all bodies that have arrived and are not yet answered.
-        queue_time: longest wait in seconds that a request is accepted for, as the last batches tell.
+        queue_time: longest time in seconds that what goes before a request may take, as the last batches tell.
         batch_tokens: maximum number of tokens in a batch of the engine.
         batch_time: seconds that a batch may take; a request waits for one at least.
-        timeout: seconds until an accepted request is given up.
+        timeout: seconds until an accepted request is given up, counted again whenever some of its inputs were
+            computed.
         header_timeout: seconds a client may take to send a request's head, and may be idle.
         body_timeout: seconds a client may take to send a request's body.
         grace: seconds after SIGTERM in which accepted requests are finished.
