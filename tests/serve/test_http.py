@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from quaver.serve import Settings
-from quaver.serve.http import json_of, list_of, object_of, rows_of
+from quaver.serve.http import interactive, json_of, list_of, object_of, rows_of
+from quaver.serve.refusal import Refusal
 from quaver.serve.scheduler import Length
 from quaver.serve.service import _IDS_AT_ONCE, _items
-from running_server import running
+from running_server import Running, running
 
 
 async def counted(written: Any) -> tuple[Any, int]:
@@ -100,6 +101,27 @@ def test_a_large_answer_is_that_of_small_ones(
 
         assert ask(texts) == ask(texts[:40]) + ask(texts[40:])
         assert run.log.getvalue().count('"event":"request"') == 3
+
+
+@pytest.mark.parametrize("given", ["0", "7", "999", " bulk ", "Interactive", 0, None])
+def test_a_priority(given: str | int | None) -> None:
+    first = {"0": True, "Interactive": True, 0: True, None: None}
+    assert interactive(given) is first.get(given, False)
+
+
+@pytest.mark.parametrize("given", ["\u00b2", "\u00b3", "\u0664", "1000", "-1", "", "1.0", 1000, -1])
+def test_a_wrong_priority_is_refused(given: str | int) -> None:
+    """Also digits that are no numbers, such as a superscript, which a header may have."""
+    with pytest.raises(Refusal, match="a priority is interactive, bulk, or 0"):
+        interactive(given)
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v2/embed", "/embed", "/api/embed"])
+def test_a_priority_that_is_no_ascii_is_no_failure(server: Running, path: str) -> None:
+    body = {"input": "x", "inputs": "x", "texts": ["x"], "model": "tiny"}
+    answer = server.client.post(path, json=body, headers={"x-priority": b"\xb2"})
+    assert answer.status_code == (422 if path == "/embed" else 400)
+    assert '"exception"' not in server.log.getvalue()
 
 
 def test_token_ids_are_checked_in_pieces(embedder: Any) -> None:

@@ -742,6 +742,50 @@ def test_broken_http_does_no_harm(server: Running, sent: bytes) -> None:
     assert server.post("/embed", {"inputs": "x"}).status_code == 200
 
 
+_OFFERS = (
+    # curl --http2, and Java's HttpClient as it is by default
+    b"POST /v1/embeddings HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nUser-Agent: curl/7.88.1\r\nAccept: */*\r\n"
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+    b"Content-Length: 21\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\n",
+    b"POST /v1/embeddings HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: 21\r\n"
+    b"Host: 127.0.0.1:8080\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nUpgrade: h2c\r\n"
+    b"User-Agent: Java-http-client/17.0.13\r\nContent-Type: application/json\r\n\r\n",
+    b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n",
+)
+
+
+@pytest.mark.parametrize("head", _OFFERS, ids=["curl", "java", "websocket"])
+@pytest.mark.parametrize("at_once", [1, 7, 10_000])
+def test_a_client_that_offers_another_protocol_is_answered_in_this_one(
+    server: Running, head: bytes, at_once: int
+) -> None:
+    body = b'{"input":"some text"}'
+    chunked = b"15\r\n%s\r\n0\r\n\r\n" % body
+    request = head + (chunked if b"chunked" in head else body)
+    lines = len(log_of(server))
+    with connect(server) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sent = request * 2 + b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        for start in range(0, len(sent), at_once):
+            client.sendall(sent[start : start + at_once])
+        answers = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answers.count(b"HTTP/1.1 200 OK") == 3, answers
+    assert answers.count(b'"total_tokens"') == 2
+    assert {line["event"] for line in log_of(server)[lines:]} == {"request"}
+
+
+def test_the_server_is_no_proxy(server: Running) -> None:
+    for sent in (
+        b"CONNECT /livez HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"CONNECT x:443 HTTP/1.1\r\n\r\n",
+    ):
+        with connect(server) as client, suppress(ConnectionError):
+            client.sendall(sent)
+            answer = client.recv(10_000)
+            assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 404", b"HTTP/1.1 405")), answer
+
+
 # --- Load -----------------------------------------------------------------------------------------
 def test_overload_gives_right_answers_or_429(settings: Settings, embedder: Embedder) -> None:
     texts = [f"text {i} of many" for i in range(200)]

@@ -265,7 +265,7 @@ async def read_body(
             f"the body must come as it is: got Content-Encoding {encoding[:64]!r}; send it uncompressed",
         )
     announced = request.headers.get("content-length", "0")
-    if announced.isdigit() and int(announced) > most:
+    if announced.isdecimal() and int(announced) > most:
         raise _too_large(most)
     parts: list[bytes] = []
     size = 0
@@ -372,7 +372,7 @@ def interactive(value: str | int | None) -> bool | None:
         return True
     if text == "bulk":
         return False
-    if text.isdigit() and len(text) <= 3:
+    if re.fullmatch("[0-9]{1,3}", text):  # other digits, such as a superscript, are no numbers
         return int(text) == 0
     raise Refusal(
         Reason.INVALID,

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -38,6 +39,9 @@ class _Protocol(HttpToolsProtocol):
     to send a body, and to read an answer. A body that goes on after its answer, such as one that is too
     large, is read and dropped for `body_timeout`: to close at once would reset the connection, and the
     client might never see the answer.
+
+    A request that offers another protocol is answered in this one, as RFC 9110, section 7.8, allows: Java's
+    HTTP client and `curl --http2` offer h2c with every first request.
     """
 
     settings: Settings
@@ -68,7 +72,13 @@ class _Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Count the bytes of an unfinished head; see to it that a clock runs unless a request is answered."""
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("Invalid HTTP request received.")
+            return
         if self._head_late is not None:
             self._head_bytes += len(data)
             if self._head_bytes > _MOST_HEAD_BYTES:
@@ -89,6 +99,8 @@ class _Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Stop the clock."""
+        if self._offers_protocol():  # `_parse` gets to see the head again
+            return
         self._have_head()
         super().on_headers_complete()
         self.cycle.transport = _RequestTransport(self)  # type: ignore[assignment]
@@ -103,6 +115,8 @@ class _Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Stop the clock, and close a connection that waited for the body's end."""
+        if self._offers_protocol():
+            return
         super().on_message_complete()
         self.cycle.more_body = False
         self._have_body()
@@ -130,6 +144,33 @@ class _Protocol(HttpToolsProtocol):
         if self._read_late is not None:
             self._read_late.cancel()
             self._read_late = None
+
+    def _offers_protocol(self) -> bool:
+        return bool(self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT")
+
+    def _parse(self, data: bytes) -> None:
+        """Parse what arrived, as if no request offered another protocol.
+
+        The parser ends a message with a head that offers one: its body would be of the other protocol. So
+        it gets this head once more, without the offer, and then the body.
+        """
+        rest = memoryview(data)
+        while True:
+            try:
+                self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as upgrade:
+                if not self._offers_protocol():
+                    raise httptools.HttpParserError("this server is no proxy") from upgrade
+                head = [b"%s %s HTTP/1.1\r\n" % (self.parser.get_method(), self.url)]
+                head += [
+                    b"%s: %s\r\n" % (name, value)
+                    for name, value in self.headers
+                    if name not in (b"upgrade", b"http2-settings")
+                ]
+                self.parser.feed_data(b"".join((*head, b"\r\n")))
+                rest = rest[upgrade.args[0] :]
+            else:
+                return
 
     def _await_head(self) -> None:
         self._head_bytes = 0
