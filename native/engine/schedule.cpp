@@ -10,8 +10,9 @@ namespace {
 // weights once per chunk costs little compared with the arithmetic.
 constexpr int kChunkTokens = 256;
 
-// Up to this many rows a core waits for a weight, and longer when no cache holds the weights. Kernels that multiply
-// faster wait for as many rows as they multiply while one core of many reads this many bytes in a nanosecond.
+// Up to this many rows a core waits for a weight, and longer where no cache holds the weights and each core reads all
+// of them. Kernels that multiply faster wait for as many rows as they multiply while one core of many reads this many
+// bytes in a nanosecond.
 constexpr int kReadRows = 16, kReadRowsUncached = 64;
 constexpr std::size_t kCacheBytes = 32 << 20;
 constexpr double kReadRate = 10.0;
@@ -122,7 +123,8 @@ Schedule::Schedule(const Model &model, std::size_t weight_bytes)
     divides_ = divides_ && units > 0;
     const auto part = [&](const Linear &linear, int columns) {
       const double row = static_cast<double>(linear.outputs()) * linear.inputs() / linear.rate();
-      return Part{columns, row, std::max(read_rows * row, static_cast<double>(linear.bytes()) / kReadRate)};
+      const double read = static_cast<double>(linear.bytes()) / kReadRate;
+      return Part{columns, row, std::max(read_rows * row, read), std::max(kReadRows * row, read)};
     };
     parts_.push_back(part(*layer.qkv, std::max(units, 1)));
     for (const LinearPtr *linear : {&layer.out, &layer.up, &layer.down})
@@ -141,6 +143,7 @@ Schedule::Schedule(const Model &model, std::size_t weight_bytes)
       if (parts_[first].columns == parts_[i].columns) {
         parts_[first].row += parts_[i].row;
         parts_[first].read += parts_[i].read;
+        parts_[first].read_once += parts_[i].read_once;
         parts_.erase(parts_.begin() + static_cast<std::ptrdiff_t>(i));
         break;
       }
@@ -163,7 +166,8 @@ double Schedule::by_outputs(int rows, int blocks, int threads, bool alone) const
   for (const Part &part : parts_) {
     const int shares = column_shares(blocks, part.columns, threads);
     const double most = ceil_of(blocks * shares, threads) * ceil_of(part.columns, shares);
-    all += most / part.columns * std::max(part.row * ceil_of(rows, blocks), part.read);
+    const double read = blocks == 1 ? part.read_once : part.read;
+    all += most / part.columns * std::max(part.row * ceil_of(rows, blocks), read);
   }
   return all + (alone ? 7.0 : 9.0) * static_cast<double>(layers_.size()) * hand_over(threads);
 }

@@ -98,10 +98,11 @@ public:
   Division divide(const Sequences &sequences, int threads) const;
 
 private:
-  // A linear layer: what threads can divide, what a row costs, and what reading the weights costs at least.
+  // A linear layer: what threads can divide, what a row costs, and what reading the weights costs at least: where each
+  // thread reads all of them, and where one thread reads each.
   struct Part {
     int columns;
-    double row, read;
+    double row, read, read_once;
   };
 
   double linear(int rows) const;

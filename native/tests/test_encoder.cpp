@@ -675,7 +675,9 @@ void test_plans() {
       const auto taking_part = [&](int tokens, int times) { return planned(hidden, {tokens}, threads, times)[2]; };
       for (const int tokens : {16, 64}) {
         const int once = taking_part(tokens, 1), eight = taking_part(tokens, 8), sixteen = taking_part(tokens, 16);
-        CHECK(eight <= once && sixteen <= eight && (threads < 56 || eight < once),
+        // Where reading takes longer than multiplying, as for a few tokens of the larger model, kernels change nothing.
+        const bool fewer = eight < once || threads < 56 || (hidden == 768 && tokens == 16);
+        CHECK(eight <= once && sixteen <= eight && fewer,
               "%d tokens of %d, %d threads: %d, 8 times as fast %d, 16 times %d", tokens, hidden, threads, once, eight,
               sixteen);
       }
@@ -684,6 +686,8 @@ void test_plans() {
               threads, times);
     }
   CHECK(planned(384, {16}, 96, 16)[2] <= 8, "a short text, 96 threads, 16 times as fast");
+  CHECK(planned(768, {16}, 28)[2] == 28 && planned(768, {16}, 96)[2] <= 24 && planned(768, {16}, 28, 4)[2] <= 16,
+        "a short text of base");
   CHECK(planned(768, {512}, 28, 16)[2] > 12, "a long text, 28 threads, 16 times as fast");
 }
 
