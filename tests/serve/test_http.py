@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from quaver.serve import Settings
-from quaver.serve.http import interactive, json_of, list_of, object_of, rows_of
+from quaver.serve.http import check_values, interactive, json_of, list_of, object_of, rows_of
 from quaver.serve.refusal import Refusal
 from quaver.serve.scheduler import Length
 from quaver.serve.service import _IDS_AT_ONCE, _items
@@ -101,6 +101,91 @@ def test_a_large_answer_is_that_of_small_ones(
 
         assert ask(texts) == ask(texts[:40]) + ask(texts[40:])
         assert run.log.getvalue().count('"event":"request"') == 3
+
+
+def counts(value: Any) -> tuple[int, int]:
+    """Count the lists, objects and fields of a value, and its commas, without looking at JSON."""
+    if not isinstance(value, (list, dict)):
+        return 0, 0
+    inner = [counts(each) for each in (value.values() if isinstance(value, dict) else value)]
+    named = 1 + (len(value) if isinstance(value, dict) else 0) + sum(each[0] for each in inner)
+    return named, max(0, len(value) - 1) + sum(each[1] for each in inner)
+
+
+def refused(body: bytes, named: int, values: int, monkeypatch: pytest.MonkeyPatch) -> str | None:
+    monkeypatch.setattr("quaver.serve.http._MOST_NAMED", named)
+    monkeypatch.setattr("quaver.serve.http._MOST_VALUES", values)
+    try:
+        asyncio.run(check_values(body, 0))
+    except Refusal as refusal:
+        return refusal.message
+    return None
+
+
+TRICKY = [
+    {
+        "input": ["[{:,", 'a"[[', "\\", "\\\\", '\\"', "", "[", '"', ",,,"],
+        "b": [{"c": [1, 2, [3]]}],
+    },
+    [[[]], {}, {"a": {"b:": ":"}}, 'x\\"[,', "\\" * 9, "\\" * 8 + '"[[['] * 5,
+    {"\\": [["\u00e9[", "\U0001f600,"]], '"': -1.5e300, "[": None},
+]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 7, 64, 2**18])
+@pytest.mark.parametrize("value", TRICKY)
+def test_values_of_a_body_are_counted_outside_its_texts(
+    value: Any, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quaver.serve.http._BYTES_AT_ONCE", at_once)
+    named, values = counts(value)
+    for body in (json.dumps(value).encode(), json.dumps(value, ensure_ascii=False).encode()):
+        assert len(body) > named
+        assert refused(body, named, values, monkeypatch) is None
+        message = refused(body, named - 1, values, monkeypatch)
+        assert f"{named - 1} lists" in str(message)
+        message = refused(body, named, values - 1, monkeypatch)
+        assert f"{values - 1} values" in str(message)
+
+
+def test_long_texts_and_many_token_ids_are_allowed() -> None:
+    texts = json.dumps({"input": ["[{:," * 10_000, "8" * 100_000, 'say "[": ' * 50_000]}).encode()
+    ids = json.dumps({"input": [[30522] * 256] * 2048}).encode()
+    for body in (texts, ids):
+        asyncio.run(check_values(body, 2048))
+
+
+def test_a_body_is_counted_in_pieces() -> None:
+    body = json.dumps({"input": "[{:," * 2_000_000}).encode()
+    _, turns = asyncio.run(counted(check_values(body, 2048)))
+    assert turns >= len(body) // 2**18 - 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/v1/embeddings", b'{"input": [%s[]]}' % (b"[]," * 300_000), 413),
+        ("/v1/embeddings", b'{"input": "x", "other": [%s[]]}' % (b"[]," * 300_000), 413),
+        ("/embed", b'{"inputs": [%s[]]}' % (b"[]," * 300_000), 413),
+        ("/", b'{"inputs": "x", "a": {%s}}' % b",".join(b'"%d":1' % i for i in range(90_000)), 413),
+        ("/api/embed", b'{"model": "tiny", "input": "x", "options": {"a": [%s[]]}}', 413),
+        ("/v2/rerank", b'{"query": "x", "documents": [{"a": [%s[]]}]}', 413),
+        ("/v2/rerank", b'{"query": "x", "documents": [{"a": [%s]}]}' % (b"8" * 90_000), 400),
+    ],
+)
+def test_a_body_of_very_many_values_is_refused_before_it_is_read(
+    server: Running, path: str, body: bytes, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(decoder: Any, content: bytes) -> Any:
+        raise AssertionError("the body is decoded")
+
+    if b"%s" in body:
+        body %= b"[]," * 300_000
+    monkeypatch.setattr("quaver.serve.http.decode", decode)
+    answer = server.client.post(path, content=body)
+    assert answer.status_code == status
+    assert "may have at most" in answer.text
+    assert '"exception"' not in server.log.getvalue()
 
 
 @pytest.mark.parametrize("given", ["0", "7", "999", " bulk ", "Interactive", 0, None])

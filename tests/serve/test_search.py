@@ -294,7 +294,7 @@ def test_a_request_outside_its_rule_is_refused(
 
 
 def test_filters_nested_too_deeply_are_refused(run: Running) -> None:
-    for depth in (30, 100_000):
+    for depth in (30, 30_000):
         content = '{"query":"x","filter":' + "[" * depth + "]" * depth + "}"
         answer = run.client.post("/v1/stores/kb/search", content=content)
         assert answer.status_code == 400, answer.text

@@ -174,7 +174,7 @@ def test_the_help_has_the_defaults_of_the_limits() -> None:
         ("queue_inputs", "16384"),
         ("queue_tokens", "2000000"),
         ("batch_tokens", "16384"),
-        ("max_body", "32MB"),
+        ("max_body", "8MB"),
         ("queue_bytes", "256MB"),
         ("queue_time", "30s"),
         ("batch_time", "40ms"),

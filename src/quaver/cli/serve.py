@@ -101,7 +101,7 @@ def serve(
         str | None, typer.Option(help=f"Unload a model that nobody uses; default: never. {_TIME}")
     ] = None,
     max_body: Annotated[
-        str | None, typer.Option(help=f"Largest request; default: 32MB. {_SIZE}")
+        str | None, typer.Option(help=f"Largest request; default: 8MB. {_SIZE}")
     ] = None,
     max_inputs: Annotated[
         int | None, typer.Option(help="Maximum number of inputs in a request; default: 2048.")

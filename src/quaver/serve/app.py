@@ -412,6 +412,7 @@ async def _answer(
     waiter.interactive = http.interactive(request.headers.get("x-priority"))
     with state.service.bodies.holding() as hold:
         content = await http.read_body(request, settings.max_body, settings.body_timeout, hold)
+        await http.check_values(content, settings.max_inputs)
         body = http.decode(route.decoder, content)
         return await route.answer(Call(state.service, stores, waiter, body, request))
 

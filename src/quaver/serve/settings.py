@@ -182,7 +182,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     cache: Annotated[int, msgspec.Meta(ge=0)] = 0
     memory: Annotated[int, msgspec.Meta(ge=0)] = 0
     idle_unload: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    max_body: Count = 32_000_000
+    max_body: Count = 8_000_000
     max_inputs: Count = 2048
     max_characters: Count = 500_000
     max_connections: Count = 16384
