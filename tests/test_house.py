@@ -100,7 +100,7 @@ MADE_AROUND = {
     "serve.operations": {"msgspec", "prometheus_client", "starlette"},
     "serve.page": {"jinja2", "markdown_it", "markupsafe", "starlette"},
     "serve.scheduler": {"cachetools"},
-    "serve.server": {"uvicorn"},
+    "serve.server": {"httptools", "uvicorn"},
     "serve.search": {"msgspec", "starlette"},
     "serve.settings": {"msgspec"},
     "serve.stores": {"msgspec"},
