@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -217,10 +217,18 @@ def test_tls(tiny_folder: Path, tmp_path: Path) -> None:
     if made.returncode:
         pytest.skip("openssl is not installed")
     arguments = ("--tls-certificate", str(certificate), "--tls-key", str(key), "--port", "0")
-    with process("-m", f"tiny={tiny_folder}", *arguments) as server:
+    config = tmp_path / "quaver.toml"
+    config.write_text("header_timeout = 3.0\n", encoding="utf-8")
+    with process("-m", f"tiny={tiny_folder}", "--config", str(config), *arguments) as server:
+        # Both would be open for a minute by what uvloop has as a default.
+        silent, half = (socket.create_connection(server.address, timeout=30) for _ in range(2))
+        half.sendall(b"\x16\x03\x01\x02\x00\x01\x00")
         trust = ssl.create_default_context(cafile=str(certificate))
         url = "https://{}:{}".format(*server.address)
         assert httpx.post(f"{url}/embed", json={"inputs": "x"}, verify=trust).status_code == 200
+        for client in (silent, half):
+            with client, suppress(ConnectionError):
+                assert client.recv(1000) == b""
 
 
 def test_a_server_without_a_model_that_loads_fails(tmp_path: Path) -> None:

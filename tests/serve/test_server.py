@@ -77,6 +77,7 @@ def test_a_key_of_several_is_needed(settings: Settings, tmp_path: Path) -> None:
         )
         refused = run.post("/embed", {"inputs": "x"})
         assert (refused.status_code, refused.content) == (401, b"")
+        assert refused.headers["www-authenticate"] == 'Bearer realm="Quaver"'
         assert run.post("/v2/embed", {"texts": ["x"]}).json()["message"]
         assert run.client.get("/v1/models").status_code == 401
         for path in ("/livez", "/readyz", "/health", "/metrics", "/openapi.json", "/docs"):
@@ -96,6 +97,22 @@ def test_an_empty_key_is_refused(settings: Settings, given: str) -> None:
             create_app(wrong)
     with pytest.raises(InputError, match="has spaces around it"):
         check(changed(settings, api_keys=("secret ",)))
+
+
+def test_a_key_that_clients_cannot_send_is_refused(settings: Settings, tmp_path: Path) -> None:
+    for key in ("schl\u00fcssel", "a\tb", "\u043a\u043b\u044e\u0447"):
+        with pytest.raises(
+            InputError, match=r"printable ASCII.*: api_keys\[1\] has another"
+        ) as told:
+            check(changed(settings, api_keys=("a", key)))
+        assert key not in str(told.value)
+        file = tmp_path / "keys"
+        file.write_text(f"# keys\na b\n{key}\n", encoding="utf-8")
+        with pytest.raises(
+            InputError, match=r"key 2 of .*keys has another one; make a new key"
+        ) as told:
+            check(changed(settings, api_key_file=str(file)))
+        assert key not in str(told.value)
 
 
 def test_a_header_without_a_key_matches_none() -> None:
@@ -263,6 +280,38 @@ def test_no_path_and_no_method_have_the_dialects_answer(server: Running) -> None
             assert isinstance(body["message"], str)
         else:
             assert isinstance(body["error"]["message"], str)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/embeddings/", "/v2/rerank/", "/api/embed/", "/embed/", "/livez/"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_slash_at_the_end_is_another_path(server: Running, path: str, method: str) -> None:
+    lines = len(log_of(server))
+    answer = server.client.request(method, path, headers={"host": "evil.example"})
+    assert answer.status_code == 404
+    assert "there is no path" in answer.text
+    assert "evil.example" not in f"{answer.headers}{answer.text}"
+    assert len(answer.headers["x-request-id"]) == 32
+    (line,) = log_of(server)[lines:]
+    assert (line["event"], line["status"], line["reason"]) == ("request", 404, "no path")
+
+
+def test_answers_without_a_route_are_logged_and_counted(settings: Settings) -> None:
+    with running(settings) as run:
+        run.client.get("/api/none?secret")
+        run.client.get("/api/secret")
+        run.client.delete("/v2/rerank")
+        text = run.client.get("/metrics").text
+        lines = [line for line in log_of(run) if line["event"] == "request"]
+    assert [(line["status"], line["route"]) for line in lines] == [
+        (404, ""),
+        (404, ""),
+        (405, "/v2/rerank"),
+    ]
+    assert 'quaver_requests_total{dialect="ollama",route="",status="404"} 2.0' in text
+    assert 'quaver_requests_total{dialect="cohere",route="/v2/rerank",status="405"} 1.0' in text
+    assert "secret" not in run.log.getvalue()
 
 
 def test_a_compressed_body_is_refused(server: Running) -> None:
@@ -1001,6 +1050,12 @@ def test_the_shown_settings_can_be_read_again(tmp_path: Path) -> None:
         ({"nonsense": 1}, "has the unknown key nonsense: correct or remove it"),
         ({"api_keys": ["a", 3]}, r"api_keys\[1\] must be a text: got '\*\*\*'"),
         ({"tls_key": "key.pem"}, "TLS needs both"),
+        ({"host": ""}, "host must be .*got '', which --host gives"),
+        ({"unix_socket": ""}, "unix_socket must be .*got '', which --unix-socket gives"),
+        ({"header_timeout": float("inf")}, "header_timeout must be .*got inf"),
+        ({"grace": float("inf")}, "grace must be .*got inf"),
+        ({"timeout": float("nan")}, "timeout must be .*got nan"),
+        ({"idle_unload": "9000000h"}, "idle_unload must be "),
     ],
 )
 def test_wrong_settings_are_refused(flags: dict[str, Any], message: str) -> None:

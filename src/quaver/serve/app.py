@@ -236,8 +236,18 @@ def create_app(
 
     async def unmatched(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        response = _unmatched(request, patterns)
-        response.headers["x-request-id"] = http.request_id(request)
+        dialect, path, reason, response = _unmatched(request, patterns)
+        name = response.headers["x-request-id"] = http.request_id(request)
+        state.metrics.count_answer(dialect, path, response.status_code)
+        if settings.access_log:  # the path may be anything, so it is not written
+            log.write(
+                "request",
+                id=name,
+                method=request.method[:16],
+                route=path,
+                status=response.status_code,
+                reason=reason.value,
+            )
         return response
 
     endpoints = {(route.method, route.path): _endpoint(route, state, keys, log) for route in routes}
@@ -264,36 +274,46 @@ def create_app(
         exception_handlers={HTTPException: unmatched},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = (
+        False  # its answer has no dialect, and leads to whatever host the client names
+    )
     app.state.server = state
     return app
 
 
 _DIALECTS = {
-    "/api/": ollama.refuse,
-    "/v2/": cohere.refuse,
-    "/v1/embed/": cohere.refuse,
-    "/v1/rerank/": cohere.refuse,
-    "/v1/": openai.refuse,
+    "/api/": ("ollama", ollama.refuse),
+    "/v2/": ("cohere", cohere.refuse),
+    "/v1/embed/": ("cohere", cohere.refuse),
+    "/v1/rerank/": ("cohere", cohere.refuse),
+    "/v1/": ("openai", openai.refuse),
 }
 """Whose client asked, by how the path begins; where no dialect has the path, OpenAI's words are the best known."""
 
 
-def _unmatched(request: Request, patterns: Sequence[tuple[re.Pattern[str], Route]]) -> Response:
-    """Answer a request for a path or a method that no route has, in the words of the path's dialect."""
+def _unmatched(
+    request: Request, patterns: Sequence[tuple[re.Pattern[str], Route]]
+) -> tuple[str, str, Reason, Response]:
+    """Answer a request for a path or a method that no route has, in the words of the path's dialect.
+
+    Returns:
+        the dialect, the route's path ("" for none), the reason and the answer.
+    """
     path = request.scope["path"]
-    here = {route.method: route.refuse for pattern, route in patterns if pattern.match(path)}
+    here = {route.method: route for pattern, route in patterns if pattern.match(path)}
     if here:
         methods = ", ".join(sorted(here))
         message = f"{path[:128]} takes {methods}: got {request.method[:16]}"
-        response = next(iter(here.values()))(Refusal(Reason.NOT_ALLOWED, message))
+        route = next(iter(here.values()))
+        response = route.refuse(Refusal(Reason.NOT_ALLOWED, message))
         response.headers["allow"] = methods
-        return response
-    refuse = next(
-        (refuse for start, refuse in _DIALECTS.items() if f"{path}/".startswith(start)),
-        openai.refuse,
+        return route.dialect, route.path, Reason.NOT_ALLOWED, response
+    dialect, refuse = next(
+        (found for start, found in _DIALECTS.items() if f"{path}/".startswith(start)),
+        ("openai", openai.refuse),
     )
     message = f"there is no path {path[:128]}: GET /docs lists all of them"
-    return refuse(Refusal(Reason.NO_PATH, message))
+    return dialect, "", Reason.NO_PATH, refuse(Refusal(Reason.NO_PATH, message))
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -335,6 +355,8 @@ def _endpoint(route: Route, state: State, keys: Keys, log: Log) -> Endpoint:
         except Refusal as refusal:
             response, reason = route.refuse(refusal), refusal.reason.value
             waiter.detail = waiter.detail or refusal.detail
+            if refusal.reason is Reason.UNAUTHORIZED:
+                response.headers.setdefault("www-authenticate", 'Bearer realm="Quaver"')
             if refusal.retry_after is not None:
                 response.headers["retry-after"] = str(refusal.retry_after)
             # A client that waits for "100 Continue" may now send its body or leave it out.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from quaver.serve.stores import Stores
     from quaver.serve.tracing import Tracing
 
-_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 45, 60, 120)
 
 
 class Metrics:
@@ -61,11 +61,15 @@ class Metrics:
         self, route: Route, status: int, seconds: float, model: str, tokens: int, inputs: int
     ) -> None:
         """Count one answered request."""
-        self._requests.labels(route.dialect, route.path, str(status)).inc()
+        self.count_answer(route.dialect, route.path, status)
         self._seconds.labels(route.dialect, route.path).observe(seconds)
         if inputs:
             self._tokens.labels(model).inc(tokens)
             self._inputs.labels(model).inc(inputs)
+
+    def count_answer(self, dialect: str, path: str, status: int) -> None:
+        """Count an answer; the path is a route's, or "" where no route has the request's."""
+        self._requests.labels(dialect, path, str(status)).inc()
 
     def text(self) -> bytes:
         """Return the numbers in Prometheus' text format."""

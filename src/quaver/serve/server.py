@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -223,16 +224,17 @@ class Server(uvicorn.Server):
         failed: whether it stopped because its models could not be loaded.
     """
 
-    def __init__(self, config: uvicorn.Config, state: State, grace: float, log: Log) -> None:
+    def __init__(self, config: uvicorn.Config, state: State, settings: Settings, log: Log) -> None:
         """Serve an application; see `make_server`."""
         super().__init__(config)
+        self._handshake = settings.header_timeout
         self._socket: tuple[int, int] | None = None
         self.state = state
         self.addresses: list[Any] = []
         self.lost = 0
         self.forced = False
         self.failed = False
-        self._grace = grace
+        self._grace = settings.grace
         self._log = log
         self._stopping: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -242,6 +244,12 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: Any = None) -> None:
         """Listen, and say where."""
         self._loop = asyncio.get_running_loop()
+        if self.config.is_ssl:
+            # uvicorn sees a connection once its handshake is over, and has no setting for how long it may take.
+            limit = {"ssl_handshake_timeout": self._handshake}
+            for name in ("create_server", "create_unix_server"):
+                if listen := getattr(self._loop, name, None):
+                    setattr(self._loop, name, partial(listen, **limit))
         await super().startup(sockets)
         if self.config.uds is not None:
             made = Path(self.config.uds).stat()
@@ -322,7 +330,8 @@ def run(settings: Settings, models: Models | None, *, warnings: Sequence[str]) -
     for warning in warnings:
         log.write("message", level="warning", logger="quaver.serve", message=warning)
     server = make_server(settings, log=log, models=models)
-    allow_files(settings.max_connections + 512)
+    # As many may be in the middle of a handshake.
+    allow_files(settings.max_connections * (1 if settings.tls_key is None else 2) + 512)
     try:
         server.run()
     # uvicorn ends the process if it cannot listen on a port, and raises for a socket's path.
@@ -441,6 +450,6 @@ def make_server(settings: Settings, *, log: Log, models: Models | None = None) -
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
     )
-    server = Server(config, state, settings.grace, log)
+    server = Server(config, state, settings, log)
     state.metrics.connections.set_function(lambda: len(server.server_state.connections))
     return server

@@ -16,7 +16,8 @@ from quaver.models import is_hub_id, mismatch_in_words
 
 Task = Literal["embed", "sparse", "multi-vector", "rerank"]
 Count = Annotated[int, msgspec.Meta(ge=1)]
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
+_YEAR = 366 * 86400.0
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=_YEAR)]
 Filled = Annotated[str, msgspec.Meta(min_length=1)]
 
 _UNITS = {
@@ -169,9 +170,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     llm_key: str | None = None
     llm_timeout: Seconds = 120.0
     allow_update: bool = False
-    host: str = "127.0.0.1"
+    host: Filled = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
-    unix_socket: str | None = None
+    unix_socket: Filled | None = None
     tls_certificate: str | None = None
     tls_key: str | None = None
     api_keys: tuple[str, ...] = ()
@@ -181,7 +182,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     threads: Count | None = None
     cache: Annotated[int, msgspec.Meta(ge=0)] = 0
     memory: Annotated[int, msgspec.Meta(ge=0)] = 0
-    idle_unload: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    idle_unload: Annotated[float, msgspec.Meta(ge=0, le=_YEAR)] = 0.0
     max_body: Count = 8_000_000
     max_inputs: Count = 2048
     max_characters: Count = 500_000
@@ -196,7 +197,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     timeout: Seconds = 60.0
     header_timeout: Seconds = 15.0
     body_timeout: Seconds = 30.0
-    grace: Annotated[float, msgspec.Meta(ge=0)] = 30.0
+    grace: Annotated[float, msgspec.Meta(ge=0, le=_YEAR)] = 30.0
     access_log: bool = True
     otlp_endpoint: str | None = None
 
@@ -204,7 +205,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Return the API keys of the settings and of the key file.
 
         Raises:
-            InputError: a key is empty or has spaces around it, or the file cannot be read or holds no key.
+            InputError: a key is empty, has spaces around it or is not of ASCII characters, or the file
+                cannot be read or holds no key.
         """
         for i, key in enumerate(self.api_keys):
             if not key.strip() or key != key.strip():
@@ -213,6 +215,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                     f"an API key must not be empty, and needs no spaces around it: api_keys[{i}] {fault}; "
                     "remove the empty entry, such as a comma at the end, or the spaces"
                 )
+            if not _can_be_sent(key):
+                raise InputError(f"{_KEY_RULE}: api_keys[{i}] has another one; make a new key")
         if self.api_key_file is None:
             return self.api_keys
         try:
@@ -223,6 +227,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         found = tuple(line for line in stripped if line and not line.startswith("#"))
         if not found:
             raise InputError(f"a key file holds one key a line: {self.api_key_file} holds none")
+        for i, key in enumerate(found):
+            if not _can_be_sent(key):
+                raise InputError(
+                    f"{_KEY_RULE}: key {i + 1} of {self.api_key_file} has another one; make a new key"
+                )
         return (*self.api_keys, *found)
 
     def shown(self) -> str:
@@ -238,6 +247,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         models = [_without_none(model) for model in plain.pop("model")]
         stores = plain.pop("store")
         return dumps({**_without_none(plain), "model": models, "store": stores})
+
+
+_KEY_RULE = "an API key may have only printable ASCII characters, since clients encode others in different ways"
+
+
+def _can_be_sent(key: str) -> bool:
+    return key.isascii() and key.isprintable()
 
 
 def read_settings(
