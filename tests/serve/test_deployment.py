@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import yaml
 from typer.testing import CliRunner
 
 from quaver.cli.app import app
+from quaver.serve import read_settings
 from running_server import Running
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -79,6 +81,27 @@ def test_the_commands_are_accepted(
     assert service["idle_unload"] == 1800.0
 
 
+def test_what_settings_allow_is_below_the_limit_of_memory(tmp_path: Path) -> None:
+    """Else the kernel ends the server before its own bounds refuse anything."""
+    units = {"g": 2**30, "G": 2**30, "Gi": 2**30}
+    pod = manifests()["ConfigMap"]["data"]["models.toml"]
+    file = (DEPLOY / "models.toml").read_text(encoding="utf-8")
+    (service,) = re.findall(r"^MemoryMax=(\S+)$", unit(), re.MULTILINE)
+    for limit, text in (
+        (container()["resources"]["limits"]["memory"], pod),
+        (compose()["mem_limit"], file),
+        (service, file),
+    ):
+        (number, letters) = re.findall(r"^(\d+)(\w+)$", str(limit))[0]
+        path = tmp_path / "models.toml"
+        path.write_text(text, encoding="utf-8")
+        settings = read_settings({}, file=path, environ={})
+        assert settings.memory
+        bounded = settings.memory + settings.cache + settings.queue_bytes
+        # About 160 MB are the process without a model; a batch, and answers on their way, take the others.
+        assert bounded + 500_000_000 <= int(number) * units[letters], limit
+
+
 def test_a_stop_has_more_time_than_the_grace() -> None:
     pod = manifests()["Deployment"]["spec"]["template"]["spec"]
     pause = int(
@@ -107,6 +130,15 @@ def test_probes_are_answered(server: Running) -> None:
     dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
     (path,) = re.findall(r"HEALTHCHECK[^/]*\n.*?\}(/\w+)'", dockerfile)
     assert server.client.get(path).status_code == 200
+    check = json.loads(re.findall(r"^HEALTHCHECK.*\n +CMD (.*)$", dockerfile, re.MULTILINE)[0])
+    for port, code in ((str(server.server.addresses[0][1]), 0), ("1", 1)):
+        ran = subprocess.run(
+            [sys.executable, *check[1:]],
+            env={"PATH": "", "QUAVER_PORT": port},
+            capture_output=True,
+            check=False,
+        )
+        assert ran.returncode == code, ran.stderr
     (port,) = re.findall(r"^EXPOSE (\d+)$", dockerfile, re.MULTILINE)
     assert ports["http"] == int(port)
 
