@@ -193,6 +193,7 @@ def test_the_help_has_the_defaults_of_the_limits() -> None:
         ("batch_tokens", "16384"),
         ("max_body", "8MB"),
         ("queue_bytes", "256MB"),
+        ("answer_bytes", "256MB"),
         ("queue_time", "30s"),
         ("batch_time", "40ms"),
         ("timeout", "60s"),
@@ -757,6 +758,75 @@ def test_waiting_bodies_have_a_bound(settings: Settings) -> None:
             assert large.recv(10_000).startswith(b"HTTP/1.1 400")
         wait_until(lambda: bodies.held == 0)
         assert "quaver_refused_requests_total 1.0" in run.client.get("/metrics").text
+
+
+def unread(run: Running, count: int) -> socket.socket:
+    """Ask for a vector of each token of `count` texts, about 60 KB of JSON each, and read nothing."""
+    body = json.dumps({"inputs": ["word " * 62] * count}).encode()
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(tuple(run.server.addresses[0]))
+    head = b"POST /embed_all HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    client.sendall(head % len(body) + body)
+    return client
+
+
+def test_unread_answers_have_a_bound(settings: Settings) -> None:
+    larger = changed(settings, max_inputs=2048, answer_bytes=60_000_000)
+    with running(larger) as run:
+        answers, scheduler = run.server.state.service.answers, run.server.state.service.scheduler
+        clients = [unread(run, 400), unread(run, 300)]
+        # They are computed, but not sent: the kernel takes a few megabytes of each.
+        wait_until(lambda: scheduler.counts.shared == 698 and not scheduler.waiting.requests)
+        wait_until(lambda: run.server.state.in_flight == 0)
+        assert 15_000_000 < answers.held < 60_000_000
+        assert "quaver_answer_bytes 0.0" not in run.client.get("/metrics").text
+        batches = scheduler.counts.batches
+        large = run.post("/embed_all", {"inputs": ["other words " * 30] * 800})
+        assert (large.status_code, large.headers["retry-after"]) == (429, "1")
+        assert large.json()["error_type"] == "Overloaded"
+        assert scheduler.counts.batches == batches  # refused before anything is computed
+        assert "quaver_refused_requests_total 1.0" in run.client.get("/metrics").text
+        for _ in range(3):
+            assert run.post("/embed", {"inputs": "a query"}).status_code == 200
+        assert run.client.get("/livez").status_code == 200
+        for client in clients:
+            client.close()
+        wait_until(lambda: answers.held == 0)
+        assert run.post("/embed_all", {"inputs": ["other words " * 30] * 800}).status_code == 200
+        assert answers._large == 0
+
+
+def test_a_client_that_does_not_read_is_cut_off(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back = threading.Event()
+    monkeypatch.setattr("quaver.serve.app.give_back_memory", given_back.set)
+    monkeypatch.setattr("quaver.serve.app._GIVE_BACK_SECONDS", 0.05)
+    monkeypatch.setattr("quaver.serve.app._GIVE_BACK_BYTES", 10_000_000)
+    with running(changed(settings, max_inputs=2048, body_timeout=0.3)) as run:
+        answers = run.server.state.service.answers
+        with unread(run, 400) as client:
+            wait_until(lambda: answers.freed > 0 and answers.held == 0)
+            assert given_back.wait(60)
+            received = 0
+            with suppress(ConnectionError):
+                while part := client.recv(2**20):
+                    received += len(part)
+            assert received < 20_000_000  # of 24
+        wait_until(lambda: not run.server.server_state.tasks)
+    assert not [line for line in log_of(run) if line["event"] == "exception"]
+
+
+def test_a_stopping_server_counts_the_answers_that_nobody_read(settings: Settings) -> None:
+    with running(changed(settings, max_inputs=2048, grace=0.2)) as run:
+        state = run.server.state
+        clients = [unread(run, 400) for _ in range(3)]
+        wait_until(lambda: sum(each.unread for each in run.server.server_state.connections) == 3)
+    for client in clients:
+        client.close()
+    assert (run.server.unread, run.server.lost, state.service.answers.held) == (3, 0, 0)
+    assert not [line for line in log_of(run) if line["event"] in ("exception", "message")]
 
 
 def test_too_many_connections_are_closed(settings: Settings) -> None:

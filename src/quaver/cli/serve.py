@@ -123,6 +123,10 @@ def serve(
         str | None,
         typer.Option(help=f"Largest total of requests that wait; default: 256MB. {_SIZE}"),
     ] = None,
+    answer_bytes: Annotated[
+        str | None,
+        typer.Option(help=f"Largest total of answers that are not read; default: 256MB. {_SIZE}"),
+    ] = None,
     queue_time: Annotated[
         str | None,
         typer.Option(help=f"Longest wait that a request is accepted for; default: 30s. {_TIME}"),
@@ -176,6 +180,7 @@ def serve(
         "queue_inputs": queue_inputs,
         "queue_tokens": queue_tokens,
         "queue_bytes": queue_bytes,
+        "answer_bytes": answer_bytes,
         "queue_time": queue_time,
         "batch_tokens": batch_tokens,
         "batch_time": batch_time,

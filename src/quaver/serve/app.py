@@ -31,14 +31,18 @@ from quaver.serve.http import Call, Route
 from quaver.serve.models import Models, ServedModel
 from quaver.serve.operations import State
 from quaver.serve.refusal import HungUp, Reason, Refusal
-from quaver.serve.service import Service, Waiter
+from quaver.serve.service import Answer, Answers, Service, Waiter
 from quaver.serve.settings import Settings
+from quaver.system import give_back_memory
 
 if TYPE_CHECKING:
     from quaver.serve.stores import Stores
 
 _CLOSING = {Reason.TOO_LARGE, Reason.SLOW, Reason.TIMEOUT}
 """Refusals after which the connection is closed: it is of a client that sends or waits too long."""
+
+_GIVE_BACK_SECONDS, _GIVE_BACK_BYTES = 5.0, 32_000_000
+"""How often memory is given back to the system, if answers of so many bytes are gone since."""
 
 _CLIENT_WENT_AWAY = 499
 """Nginx's status for it; it is only logged."""
@@ -217,7 +221,10 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(_load(state, log))]
+        tasks = [
+            asyncio.create_task(_load(state, log)),
+            asyncio.create_task(_give_back_memory(service)),
+        ]
         if stores is not None:
             tasks.append(asyncio.create_task(stores.warm()))
         if settings.idle_unload:
@@ -264,7 +271,7 @@ def create_app(
     plain: dict[tuple[str, str], Endpoint] = {
         key: endpoint for key, endpoint in endpoints.items() if "{" not in key[1]
     }
-    middleware.append(Middleware(_Direct, endpoints=plain))
+    middleware.append(Middleware(_Direct, endpoints=plain, answers=service.answers))
     app = Starlette(
         routes=[
             StarletteRoute(path, endpoint, methods=[method])
@@ -319,17 +326,40 @@ def _unmatched(
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-class _Direct:
-    """Calls the endpoint of a path without parameters at once: matching one route after another takes longer."""
+_ANSWER = "quaver.answer"
+"""Where a request's scope has what holds the bytes of its answer."""
 
-    def __init__(self, app: ASGIApp, endpoints: Mapping[tuple[str, str], Endpoint]) -> None:
+DRAINED = "quaver.drained"
+"""Where it has a coroutine function that returns once the client has read, or is gone; if the server has one."""
+
+
+class _Direct:
+    """Calls the endpoint of a path without parameters at once: matching one route after another takes longer.
+
+    The bytes of every answer are held until its client has read them.
+    """
+
+    def __init__(
+        self, app: ASGIApp, endpoints: Mapping[tuple[str, str], Endpoint], answers: Answers
+    ) -> None:
         self._app = app
         self._endpoints = endpoints
+        self._answers = answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        endpoint = None
-        if scope["type"] == "http":
-            endpoint = self._endpoints.get((scope["method"], scope["path"]))
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        answer = scope[_ANSWER] = Answer(self._answers)
+        try:
+            await self._respond(scope, receive, send)
+            if DRAINED in scope:
+                await scope[DRAINED]()
+        finally:
+            answer.resize(0)
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self._endpoints.get((scope["method"], scope["path"]))
         if endpoint is None:
             await self._app(scope, receive, send)
         else:
@@ -344,7 +374,10 @@ def _endpoint(route: Route, state: State, keys: Keys, log: Log) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         begin = time.perf_counter()
         name = http.request_id(request)
-        waiter = Waiter(timeout=settings.timeout, hung_up=lambda: http.hung_up(request))
+        answer: Answer = request.scope[_ANSWER]
+        waiter = Waiter(
+            timeout=settings.timeout, hung_up=lambda: http.hung_up(request), answer=answer
+        )
         reason = None
         tracing = state.tracing if route.dialect != "operations" else None
         span = None if tracing is None else tracing.begin(route, request)
@@ -352,6 +385,8 @@ def _endpoint(route: Route, state: State, keys: Keys, log: Log) -> Endpoint:
         state.in_flight += counted
         try:
             response = await _answer(route, request, state, keys, waiter)
+            if counted:
+                answer.hold(http.size_of(response))
         except Refusal as refusal:
             response, reason = route.refuse(refusal), refusal.reason.value
             waiter.detail = waiter.detail or refusal.detail
@@ -383,6 +418,9 @@ def _endpoint(route: Route, state: State, keys: Keys, log: Log) -> Endpoint:
         if counted and isinstance(response, http.Stream):  # in flight until its last piece
             state.in_flight += 1
             response.on_end = state.end_stream
+        answer.resize(http.size_of(response))
+        if isinstance(response, http.Pieces):
+            response.on_read = answer.free
         response.headers["x-request-id"] = name
         seconds = time.perf_counter() - begin
 
@@ -458,6 +496,17 @@ async def _load(state: State, log: Log) -> None:
         log.write("ready")
     else:
         state.on_failure()
+
+
+async def _give_back_memory(service: Service) -> None:
+    """Give the memory of answers back to the system once they are gone."""
+    given_back = 0
+    while True:
+        await asyncio.sleep(_GIVE_BACK_SECONDS)
+        freed = service.answers.freed
+        if freed - given_back >= _GIVE_BACK_BYTES and not service.answers.busy:
+            given_back = freed
+            await asyncio.get_running_loop().run_in_executor(None, give_back_memory)
 
 
 async def _unload_idle(service: Service, seconds: float) -> None:

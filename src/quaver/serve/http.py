@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -213,29 +214,47 @@ def object_of(written: Mapping[str, list[bytes]], fields: Mapping[str, Any]) -> 
 
 
 class Pieces(Response):
-    """JSON in pieces, sent one after another."""
+    """JSON in pieces, sent one after another; each is forgotten then.
+
+    Attributes:
+        size: bytes of all of them.
+        on_read: called with the bytes that the client has read, or None.
+    """
 
     def __init__(self, parts: Sequence[bytes], headers: Mapping[str, str]) -> None:
         """Answer with the pieces."""
-        size = {"content-length": str(sum(map(len, parts)))}
-        super().__init__(None, 200, {**headers, **size}, media_type="application/json")
-        self.parts = parts
+        self.size = sum(map(len, parts))
+        length = {"content-length": str(self.size)}
+        super().__init__(None, 200, {**headers, **length}, media_type="application/json")
+        self.parts = deque(parts)
+        self.on_read: Callable[[int], None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send them."""
         start = {"type": "http.response.start", "status": self.status_code}
         await send({**start, "headers": self.raw_headers})
         body: dict[str, Any] = {"type": "http.response.body"}
-        held, size = [], 0
-        for part in self.parts:
-            held.append(part)
-            size += len(part)
+        held: list[bytes] = []
+        size, before = 0, 0
+        while self.parts:
+            held.append(self.parts.popleft())
+            size += len(held[-1])
             if size >= _BYTES_AT_ONCE:
+                # This waits until the client has read what was sent before.
                 await send({**body, "body": b"".join(held), "more_body": True})
-                held, size = [], 0
+                if self.on_read is not None:
+                    self.on_read(before)
+                held, size, before = [], 0, size
         await send({**body, "body": b"".join(held), "more_body": False})
         if self.background is not None:
             await self.background()
+
+
+def size_of(response: Response) -> int:
+    """Return the bytes of an answer that are in memory until they are sent."""
+    if isinstance(response, Pieces):
+        return response.size
+    return 0 if isinstance(response, Stream) else len(response.body)
 
 
 def written_response(parts: list[bytes], headers: Mapping[str, str] | None = None) -> Response:

@@ -85,8 +85,9 @@ class _Collector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Yield the numbers."""
         counts, waiting = self._service.scheduler.counts, self._service.scheduler.waiting
-        bodies = self._service.bodies
-        refused, bound = counts.refused + bodies.refused, self._service.models.memory.bound
+        bodies, answers = self._service.bodies, self._service.answers
+        refused = counts.refused + bodies.refused + answers.refused
+        bound = self._service.models.memory.bound
         for name, text, value in (
             ("batches", "Batches computed.", counts.batches),
             ("batch_tokens", "Tokens computed in batches.", counts.tokens),
@@ -102,6 +103,7 @@ class _Collector(Collector):
             ("queue_inputs", "Inputs of those requests.", waiting.inputs),
             ("queue_tokens", "Tokens of those requests, as estimated.", waiting.tokens),
             ("queue_bytes", "Bytes of bodies that arrived and are not yet answered.", bodies.held),
+            ("answer_bytes", "Bytes of answers that clients have not read.", answers.held),
             ("last_batch_tokens", "Tokens of the last batch.", counts.last_batch_tokens),
             ("last_batch_inputs", "Inputs of the last batch.", counts.last_batch_inputs),
             ("memory_limit_bytes", "Bytes that all models together may hold; 0 for any.", bound),

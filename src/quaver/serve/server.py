@@ -22,7 +22,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from quaver.errors import EngineError, InputError
-from quaver.serve.app import Log, LogHandler, create_app
+from quaver.serve.app import DRAINED, Log, LogHandler, create_app
 from quaver.serve.checks import check_start
 from quaver.serve.models import Models
 from quaver.serve.operations import State
@@ -104,6 +104,7 @@ class _Protocol(HttpToolsProtocol):
             return
         self._have_head()
         super().on_headers_complete()
+        self.scope[DRAINED] = self.flow.drain  # type: ignore[literal-required]
         self.cycle.transport = _RequestTransport(self)  # type: ignore[assignment]
         self._await_body()
 
@@ -173,6 +174,16 @@ class _Protocol(HttpToolsProtocol):
             else:
                 return
 
+    @property
+    def unread(self) -> bool:
+        """Whether the client has not read an answer that was written."""
+        if self.flow.write_paused:
+            return True
+        cycle = self.cycle
+        if cycle is None or not cycle.response_started or cycle.response_complete:
+            return False
+        return cycle.chunked_encoding is False  # else its end is not written yet
+
     def _await_head(self) -> None:
         self._head_bytes = 0
         self._head_late = self.loop.call_later(self.settings.header_timeout, self.transport.abort)
@@ -220,6 +231,7 @@ class Server(uvicorn.Server):
         state: what the server is doing.
         addresses: where it listens, once it does.
         lost: accepted requests that were not finished.
+        unread: answers that were cut off because their clients did not read them.
         forced: whether a second signal ended it before the grace time was over.
         failed: whether it stopped because its models could not be loaded.
     """
@@ -232,9 +244,11 @@ class Server(uvicorn.Server):
         self.state = state
         self.addresses: list[Any] = []
         self.lost = 0
+        self.unread = 0
         self.forced = False
         self.failed = False
         self._grace = settings.grace
+        self._deadline: float | None = None
         self._log = log
         self._stopping: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -285,11 +299,18 @@ class Server(uvicorn.Server):
         assert self._stopping is not None
         self._stopping.cancel()
         self.lost = max(self.lost, self.state.in_flight)
+        self._cut_off()
         self.forced = self.force_exit = self.should_exit = True
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Close the connections and the application."""
+        late = None
+        if self._deadline is not None:
+            rest = max(0.0, self._deadline - time.monotonic())
+            late = asyncio.get_running_loop().call_later(rest, self._cut_off)
         await super().shutdown(sockets)
+        if late is not None:
+            late.cancel()
         if self.force_exit:  # uvicorn leaves both to the end of the loop, which logs tracebacks
             for task in self.server_state.tasks:
                 task.cancel()
@@ -307,15 +328,24 @@ class Server(uvicorn.Server):
                 path.unlink()
 
     async def _stop(self) -> None:
-        deadline = time.monotonic() + self._grace
+        self._deadline = deadline = time.monotonic() + self._grace
         while self.state.in_flight and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         self.lost = self.state.in_flight
-        # What is left are answers on their way to slow readers.
-        self.config.timeout_graceful_shutdown = max(1, round(deadline - time.monotonic()))
+        # What is left are answers on their way to slow readers, which are cut off before tasks are canceled.
+        self.config.timeout_graceful_shutdown = max(1, round(deadline - time.monotonic())) + 1
         if self.lost:
+            self._cut_off()
             self.config.timeout_graceful_shutdown = 0
         self.should_exit = True
+
+    def _cut_off(self) -> None:
+        """Close the connections of clients that have not read an answer."""
+        for connection in list(self.server_state.connections):
+            assert isinstance(connection, _Protocol)
+            if connection.unread:
+                self.unread += 1
+                connection.transport.abort()
 
 
 def run(settings: Settings, models: Models | None, *, warnings: Sequence[str]) -> None:
@@ -338,7 +368,7 @@ def run(settings: Settings, models: Models | None, *, warnings: Sequence[str]) -
     except (SystemExit, OSError, UnicodeError) as error:
         cause = error.__context__ if isinstance(error, SystemExit) else error
         raise EngineError(_cannot_listen(settings, cause)) from error
-    log.write("stopped", lost=server.lost)
+    log.write("stopped", lost=server.lost, unread=server.unread)
     if server.failed:
         if server.state.service.models.overfull is not None:
             raise EngineError(server.state.service.models.overfull)

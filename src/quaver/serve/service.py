@@ -61,6 +61,15 @@ Input = str | Sequence[int]
 _MOST_NUMBERS = 2**24
 """Maximum number of numbers that a request with a vector for each token asks for, about 200 MB of JSON."""
 
+_BYTES_OF_NUMBER = 16
+"""Bytes of a number of an answer: four in its row, about twelve in JSON."""
+
+_BYTES_OF_WORD, _WORDS_OF_TEXT = 40, 200
+"""Bytes of a word with its weight in JSON, and about how many words a sparse vector has."""
+
+_BYTES_OF_PIECE, _BYTES_OF_ID = 80, 8
+"""Bytes of a token in JSON, and of a token id as text."""
+
 _IDS_AT_ONCE, _IDS_OF_TEXT = 2**16, 2**8
 """Token ids that are checked without letting other requests in between, a millisecond; and what a text counts."""
 
@@ -116,6 +125,94 @@ class Bodies:
             self.held -= own
 
 
+class Answers:
+    """The answers that clients have not read: they are in memory, however slowly a client reads.
+
+    Attributes:
+        held: their bytes; of one that is not written yet, about as many as it will have.
+        refused: requests refused because there was no room.
+        freed: bytes of all answers that are gone.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Hold at most this many bytes; a single answer may always have more."""
+        self.held = 0
+        self.refused = 0
+        self.freed = 0
+        self._most = most
+        # Large answers leave room for small ones.
+        self._for_large = most - most // 8
+        self._small = most // 256
+        self._large = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether more than a small part of the room is taken."""
+        return self.held > self._most // 8
+
+    def _part_of_large(self, size: int) -> int:
+        return size if size > self._small else 0
+
+    def check(self, before: int, size: int) -> None:
+        """Check that an answer of `before` bytes may have `size`.
+
+        Raises:
+            Refusal: there is no room.
+        """
+        others = self.held - before
+        large = self._large - self._part_of_large(before)
+        if self._part_of_large(size):
+            fits = large + size <= self._for_large and others + size <= self._most
+        else:
+            fits = others - large + min(large, self._for_large) + size <= self._most
+        if others and not fits:
+            self.refused += 1
+            raise Refusal(
+                Reason.OVERLOADED,
+                f"the answers that clients have not read may have {self._most} bytes together, and "
+                "others have them; try again in 1 s",
+                retry_after=1,
+            )
+
+    def count(self, before: int, size: int) -> None:
+        """Count that an answer of `before` bytes has `size`."""
+        self.held += size - before
+        self._large += self._part_of_large(size) - self._part_of_large(before)
+        self.freed += max(0, before - size)
+
+
+class Answer:
+    """The bytes of one answer, from before it is computed until its client has read it.
+
+    Attributes:
+        size: how many are held.
+    """
+
+    def __init__(self, answers: Answers) -> None:
+        """Hold none."""
+        self.size = 0
+        self._answers = answers
+
+    def hold(self, size: int) -> None:
+        """Hold so many bytes, if it is more than before.
+
+        Raises:
+            Refusal: there is no room for them.
+        """
+        if size > self.size:
+            self._answers.check(self.size, size)
+            self.resize(size)
+
+    def resize(self, size: int) -> None:
+        """Hold as many bytes as there are."""
+        self._answers.count(self.size, size)
+        self.size = size
+
+    def free(self, size: int) -> None:
+        """Hold so many bytes less, since the client has read them."""
+        self.resize(max(0, self.size - size))
+
+
 class Waiter:
     """Waits for a request's job as long as its client does.
 
@@ -136,6 +233,7 @@ class Waiter:
         timeout: float,
         interactive: bool | None = None,
         hung_up: Callable[[], Any] | None = None,
+        answer: Answer | None = None,
     ) -> None:
         """Wait for one request.
 
@@ -143,6 +241,7 @@ class Waiter:
             timeout: seconds until the request is given up, counted again from each result of its inputs.
             interactive: the client's own word on its priority.
             hung_up: coroutine function that returns when the client goes away.
+            answer: holds the bytes of the answer; None holds none.
         """
         self.interactive = interactive
         self.tokens = 0
@@ -155,6 +254,16 @@ class Waiter:
         self._deadline = time.monotonic() + timeout
         self._timeout = timeout
         self._hung_up = hung_up
+        self._answer = answer
+
+    def hold(self, size: int) -> None:
+        """Hold about as many bytes as the answer will have, before it is computed.
+
+        Raises:
+            Refusal: there is no room for them.
+        """
+        if self._answer is not None:
+            self._answer.hold(size)
 
     @property
     def seconds_left(self) -> float:
@@ -260,6 +369,7 @@ class Service:
         models: the models.
         scheduler: the scheduler.
         bodies: the bodies of requests that are not yet answered.
+        answers: the answers that are not yet read.
     """
 
     def __init__(self, settings: Settings, models: Models) -> None:
@@ -273,6 +383,7 @@ class Service:
         self.models = models
         self._arriving = 0
         self.bodies = Bodies(settings.queue_bytes)
+        self.answers = Answers(settings.answer_bytes)
         self.scheduler = Scheduler(
             Limits(
                 requests=settings.queue_requests,
@@ -498,7 +609,7 @@ class Service:
             items = await _items(
                 embedder, inputs, before, Length(truncate=truncate), field, served.name
             )
-            _check_numbers(loaded.parts, items, width, field)
+            _check_numbers(waiter, loaded.parts, items, width, field)
             job = await self._run(waiter, loaded.parts, items, field=field)
         rows: list[NDArray[np.float32]] = job.rows
         # With several poolings one token's vector is there once for each.
@@ -584,7 +695,7 @@ class Service:
                     field=field,
                 )
             items.append(_cut(with_prompt(before, each), length))
-        _check_numbers(lane, items, encoder.dimension, field)
+        _check_numbers(waiter, lane, items, encoder.dimension, field)
         rows: list[NDArray[np.float32]] = (await self._run(waiter, lane, items, field=field)).rows
         return rows
 
@@ -622,10 +733,12 @@ class Service:
             items = await _items(
                 encoder, inputs, before, Length(truncate=truncate), field, served.name
             )
+            waiter.hold(len(items) * _WORDS_OF_TEXT * _BYTES_OF_WORD)
             rows: list[NDArray[Any]] = (await self._run(waiter, lane, items, field=field)).rows
         numbers = sum(map(len, rows))
         if numbers > _MOST_NUMBERS:
             raise _too_many_numbers(f"{len(inputs)} inputs have {numbers}", field)
+        waiter.hold(numbers * _BYTES_OF_WORD)
         return rows
 
     async def pool_together(
@@ -661,6 +774,7 @@ class Service:
                 field=field,
             )
         before = _words_before(embedder, prompt=prompt, prompt_name=prompt_name, role=role)
+        waiter.hold(len(texts) * embedder.spec.outputs * _BYTES_OF_NUMBER)
         with served.held():
             try:
                 ((windows, cut),) = await self._aside(
@@ -885,8 +999,10 @@ class Service:
             )
 
         steps = [partial(show, text) for text in texts]
+        count = sum(map(about_tokens_of_text, texts))
+        waiter.hold(count * _BYTES_OF_PIECE)
         with model.held():
-            return await self._aside(waiter, steps, sum(map(about_tokens_of_text, texts)))
+            return await self._aside(waiter, steps, count)
 
     async def decode(
         self,
@@ -918,6 +1034,7 @@ class Service:
         def show(ids: Sequence[int]) -> Form:
             return form(tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
 
+        waiter.hold(count * _BYTES_OF_ID)
         with model.held():
             return await self._aside(waiter, [partial(show, ids) for ids in texts], count)
 
@@ -943,6 +1060,8 @@ class Service:
         self, waiter: Waiter, lane: Lane, items: Sequence[Item], *, field: str, first: int = 0
     ) -> Job:
         """Compute items, of which those from `first` on are the entries of a body's field."""
+        if lane.width is not None:
+            waiter.hold(len(items) * lane.width * _BYTES_OF_NUMBER)
         # Requests that arrived together get this far, too, before this one asks whether it is alone.
         self._arriving += 1
         await asyncio.sleep(0)
@@ -995,13 +1114,16 @@ def _unknown_prompt(name: str | None, prompts: Iterable[str]) -> Refusal:
     )
 
 
-def _check_numbers(lane: Lane, items: Sequence[Item], width: int, field: str) -> None:
-    """Refuse a request whose answer, with a vector for each token, would be too large."""
+def _check_numbers(
+    waiter: Waiter, lane: Lane, items: Sequence[Item], width: int, field: str
+) -> None:
+    """Refuse a request whose answer, with a vector for each token, would be too large; or hold its bytes."""
     numbers = about_tokens(lane, items) * width
     if numbers > _MOST_NUMBERS:
         raise _too_many_numbers(
             f"{width} for each token of {len(items)} inputs are about {numbers}", field
         )
+    waiter.hold(numbers * _BYTES_OF_NUMBER)
 
 
 def _too_many_numbers(found: str, field: str) -> Refusal:

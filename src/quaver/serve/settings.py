@@ -31,7 +31,7 @@ _UNITS = {
     "gib": 2**30,
 }
 _TIMES = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-_BYTES = {"cache", "memory", "max_body", "queue_bytes"}
+_BYTES = {"cache", "memory", "max_body", "queue_bytes", "answer_bytes"}
 _DURATIONS = {
     "timeout",
     "grace",
@@ -151,13 +151,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         queue_inputs: maximum number of inputs of those requests.
         queue_tokens: maximum number of tokens of those requests, as estimated.
         queue_bytes: maximum number of bytes of all bodies that have arrived and are not yet answered.
+        answer_bytes: maximum number of bytes of all answers that clients have not read.
         queue_time: longest time in seconds that what goes before a request may take, as the last batches tell.
         batch_tokens: maximum number of tokens in a batch of the engine.
         batch_time: seconds that a batch may take; a request waits for one at least.
         timeout: seconds until an accepted request is given up, counted again whenever some of its inputs were
             computed.
         header_timeout: seconds a client may take to send a request's head, and may be idle.
-        body_timeout: seconds a client may take to send a request's body.
+        body_timeout: seconds a client may take to send a request's body, and to read the next part of an answer.
         grace: seconds after SIGTERM in which accepted requests are finished.
         access_log: write a line for each request.
         otlp_endpoint: where to send OpenTelemetry spans, such as http://localhost:4318/v1/traces.
@@ -191,6 +192,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     queue_inputs: Count = 16384
     queue_tokens: Count = 2_000_000
     queue_bytes: Count = 256_000_000
+    answer_bytes: Count = 256_000_000
     queue_time: Seconds = 30.0
     batch_tokens: Count = 16384
     batch_time: Seconds = 0.04

@@ -15,6 +15,7 @@ from quaver.system.cpus import (
 from quaver.system.files import open_to_read, sync, write_at
 from quaver.system.limits import allow_files, limit_seconds, limit_worker, memory_limit
 from quaver.system.locks import LockedFile
+from quaver.system.memory import give_back_memory
 from quaver.system.processes import has_ended, is_running, machine, start_of
 from quaver.system.quota import cpu_quota
 from quaver.system.switch import LINUX
@@ -31,6 +32,7 @@ __all__ = [
     "cpu_caches",
     "cpu_cores",
     "cpu_quota",
+    "give_back_memory",
     "governor",
     "has_ended",
     "is_running",
