@@ -98,7 +98,7 @@ def test_what_settings_allow_is_below_the_limit_of_memory(tmp_path: Path) -> Non
         settings = read_settings({}, file=path, environ={})
         assert settings.memory
         bounded = settings.memory + settings.cache + settings.queue_bytes
-        # About 160 MB are the process without a model; a batch, and answers on their way, take the others.
+        # For the process itself, a batch, and answers on their way.
         assert bounded + 500_000_000 <= int(number) * units[letters], limit
 
 

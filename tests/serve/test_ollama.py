@@ -19,7 +19,11 @@ def test_embed(server: Running, embedder: Embedder) -> None:
         assert found["prompt_eval_count"] == embedder.tokenizer.encode(TEXTS).tokens
     one = server.post("/api/embed", {"model": "tiny", "input": "x", "dimensions": 8}).json()
     assert np.array_equal(np.float32(one["embeddings"][0]), embedder.encode("x", truncate_dim=8))
-    assert server.post("/api/embed", {"model": "tiny", "input": ""}).json()["embeddings"] == []
+    every = server.post("/api/embed", {"model": "tiny", "input": "x", "dimensions": 0}).json()
+    assert np.array_equal(np.float32(every["embeddings"][0]), embedder.encode("x"))
+    for nothing in ({}, {"input": ""}, {"input": []}, {"input": None}):
+        loaded = server.post("/api/embed", {"model": "tiny", **nothing})
+        assert (loaded.status_code, loaded.json()["embeddings"]) == (200, [])
 
 
 def test_the_older_route_does_not_normalize(server: Running, embedder: Embedder) -> None:

@@ -30,15 +30,15 @@ class EmbedRequest(msgspec.Struct):
 
     Attributes:
         model: a model's name or alias.
-        input: a text or texts.
+        input: a text or texts; left out, the model is only loaded.
         truncate: false refuses a text that is too long.
-        dimensions: leading components to keep.
+        dimensions: leading components to keep; 0 keeps all.
         options: ignored.
         keep_alive: ignored; --idle-unload says when a model is unloaded.
     """
 
     model: str
-    input: str | list[str]
+    input: str | list[str] | None = None
     truncate: bool | None = None
     dimensions: int | None = None
     options: dict[str, Any] | None = None
@@ -113,7 +113,7 @@ async def embed(call: Call[EmbedRequest]) -> Response:
     name = _name(call, body.model)
     served, _ = await call.service.embedder(call.waiter, name)
     loaded = time.perf_counter()
-    texts = [body.input] if isinstance(body.input, str) else body.input
+    texts = [body.input] if isinstance(body.input, str) else body.input or []
     written = [b"[]"]
     # Ollama's way to load a model is to ask for nothing.
     if texts and body.input != "":
@@ -121,7 +121,7 @@ async def embed(call: Call[EmbedRequest]) -> Response:
             call.waiter,
             texts,
             model=served.name,
-            dimensions=body.dimensions,
+            dimensions=body.dimensions or None,
             truncate="never" if body.truncate is False else "end",
         )
         written = await rows_of(vectors, vectors.shape[1])

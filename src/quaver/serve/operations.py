@@ -222,6 +222,15 @@ def _refuse(refusal: Refusal) -> Response:
     return PlainTextResponse(f"{refusal.message}\n", STATUSES[refusal.reason])
 
 
+_PRIORITY = {
+    "name": "X-Priority",
+    "in": "header",
+    "required": False,
+    "description": "interactive, bulk, or 0 (first) to 999; left out, the request's size decides.",
+    "schema": {"type": "string"},
+}
+
+
 def describe(routes: Sequence[Route], *, keys: bool) -> dict[str, Any]:
     """Return the OpenAPI description of routes.
 
@@ -270,6 +279,8 @@ def describe(routes: Sequence[Route], *, keys: bool) -> dict[str, Any]:
                 }
                 for name in names
             ]
+        if route.body is not None:
+            operation.setdefault("parameters", []).append(_PRIORITY)
         if route.query is not None:
             name = found[id(route.query)]["$ref"].rpartition("/")[2]
             fields = components[name]
