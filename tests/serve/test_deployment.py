@@ -97,8 +97,8 @@ def test_what_settings_allow_is_below_the_limit_of_memory(tmp_path: Path) -> Non
         path.write_text(text, encoding="utf-8")
         settings = read_settings({}, file=path, environ={})
         assert settings.memory
-        bounded = settings.memory + settings.cache + settings.queue_bytes
-        # For the process itself, a batch, and answers on their way.
+        bounded = settings.memory + settings.cache + settings.queue_bytes + settings.answer_bytes
+        # For the process itself, and a batch.
         assert bounded + 500_000_000 <= int(number) * units[letters], limit
 
 
