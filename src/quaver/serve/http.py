@@ -26,7 +26,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from quaver.models import mismatch_in_words
@@ -254,7 +254,8 @@ def size_of(response: Response) -> int:
     """Return the bytes of an answer that are in memory until they are sent."""
     if isinstance(response, Pieces):
         return response.size
-    return 0 if isinstance(response, Stream) else len(response.body)
+    # Of a file only a piece at a time is in memory.
+    return 0 if isinstance(response, (Stream, FileResponse)) else len(response.body)
 
 
 def written_response(parts: list[bytes], headers: Mapping[str, str] | None = None) -> Response:
