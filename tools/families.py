@@ -48,6 +48,7 @@ class Case:
         head: whether the family has a classifier that Quaver runs.
         reduced: settings of the reduced config, in addition to the sizes that all share.
         real: the published model whose shape `--real` uses, and its config.
+        seed: of the random weights.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Case:
     form: str = ""
     encoder: str = "Model"
     head: bool = True
+    seed: int = 0
 
 
 _SMALL = {
@@ -267,7 +269,8 @@ CASES = (
         _DECODER | {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
         ("jina-code-embeddings-0.5b", _QWEN2),
     ),
-    Case("Qwen2", _DECODER | {"is_causal": False}, ("", {}), form="both"),
+    # With seed 0 changes of weights in their eighth bit turn a text by more than 0.1 rad, in transformers too.
+    Case("Qwen2", _DECODER | {"is_causal": False}, ("", {}), form="both", seed=1),
     Case("Mistral", _DECODER | {"sliding_window": 8}, ("two layers of e5-mistral-7b", _MISTRAL)),
     Case(
         "Llama",
@@ -298,12 +301,14 @@ CASES = (
 )
 
 
-def make(case: Case, *, head: bool, real: bool = False, labels: int = 1, seed: int = 0) -> Any:
+def make(
+    case: Case, *, head: bool, real: bool = False, labels: int = 1, seed: int | None = None
+) -> Any:
     """Build a random model of a family, with a head of `labels` or without one."""
     values = case.real[1] | _SMALL_VOCABULARY if real else case.reduced
     if not real and case.name not in ("DistilBert", "T5"):
         values = _SMALL | values
-    torch.manual_seed(seed)
+    torch.manual_seed(case.seed if seed is None else seed)
     if case.name in FORMS:
         model: Any = published(case.name, values, labels=labels if head else None).eval()
     else:
