@@ -194,7 +194,7 @@ def test_scores_on_ray(cluster: Any, tmp_path: Path) -> None:
 
 
 def test_the_example_with_ray_data_runs(cluster: Any, tiny_folder: Path) -> None:
-    script = Path(__file__).parents[2] / "examples" / "bulk" / "ray_data.py"
+    script = Path(__file__).parents[2] / "examples" / "bulk" / "cluster" / "ray_data.py"
     done = subprocess.run(
         [sys.executable, script, tiny_folder],
         env={**os.environ, "RAY_ADDRESS": cluster.address},

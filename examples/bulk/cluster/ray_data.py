@@ -1,6 +1,6 @@
 """Ray Data: a column of texts becomes a column of vectors, in actors that load the model once.
 
-python examples/bulk/ray_data.py [MODEL]          # pip install quaver 'ray[data]'
+python examples/bulk/cluster/ray_data.py [MODEL]          # pip install quaver 'ray[data]'
 
 It runs on this machine, or on the cluster that RAY_ADDRESS names, whose nodes need Quaver and the model under the same
 name. Here Ray Data reads, divides and writes; `quaver embed --output --engine ray` is what continues after a crash.
